@@ -1,0 +1,390 @@
+"""Every knob, with its default, its unit and the meaning of special values.
+
+An experiment file builds one `Experiment`.  Command-line overrides are applied
+to its dictionary form (`to_dict`), from which `from_dict` builds and validates
+a fresh `Experiment`: the names in `--config.a.b=v` are the field names here,
+stages and evals keyed by their `name`.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from grounded_jax.records import UserError
+
+
+def _choice(name: str, value: Any, allowed: tuple) -> None:
+  if value not in allowed:
+    raise UserError(f"{name}={value!r} must be one of {', '.join(allowed)}.")
+
+
+def _positive(section: Any, *names: str) -> None:
+  for name in names:
+    value = dataclasses.asdict(section)[name]
+    if value <= 0:
+      raise UserError(f"{name}={value} must be greater than 0.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder:
+  """The shape of a decoder; read from the model's own files when it has any."""
+
+  layers: int = 4
+  embed: int = 128
+  mlp: int = 384
+  heads: int = 4
+  kv_heads: int = 4
+  head_dim: int = 32
+  vocab: int = 512
+  rope_theta: float = 10_000.0
+  norm_eps: float = 1e-5
+  tied: bool = True  # the output head is the embedding, transposed
+  qk_norm: bool = False  # RMS norm on each query and key head (Qwen3)
+
+  def __post_init__(self):
+    _positive(self, "layers", "embed", "mlp", "heads", "kv_heads", "vocab")
+    if self.heads % self.kv_heads:
+      raise UserError(
+        f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}."
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """Which weights, which tokenizer, which number formats."""
+
+  # A directory of HF safetensors, a .gguf file, "package:NAME" for the GGUF
+  # that an installed Python package ships, "warmstart:SEED" for the embedded
+  # policy, or "" for random weights of the shape `decoder`.
+  path: str = ""
+  tokenizer: str = ""  # "" = beside the weights; "bytes" = UTF-8 bytes;
+  # "world" = the embedded world's own pieces
+  decoder: Decoder = Decoder()  # used only when path is ""
+  param_dtype: str = "float32"
+  compute_dtype: str = "float32"
+  sampler_dtype: str = ""  # "" = compute_dtype
+  matmul_precision: str = "default"  # float32 dots: default, high, highest
+  remat: str = "none"  # recompute in the backward pass: none, dots, full
+  logp_chunk: int = 512  # completion tokens per chunk of the output head
+
+  def __post_init__(self):
+    dtypes = ("float32", "bfloat16", "float64")
+    _choice("param_dtype", self.param_dtype, dtypes)
+    _choice("compute_dtype", self.compute_dtype, dtypes)
+    _choice("sampler_dtype", self.sampler_dtype, ("", *dtypes))
+    _choice("remat", self.remat, ("none", "dots", "full"))
+    _choice(
+      "matmul_precision", self.matmul_precision, ("default", "high", "highest")
+    )
+    _positive(self, "logp_chunk")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+  """Devices along each mesh axis; their product is the device count."""
+
+  data: int = 1
+  fsdp: int = -1  # -1 = every device that is left
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """Where records come from, and which of them are used."""
+
+  # Record files (JSON lines or JSON), comma-separated, or "world:train",
+  # "world:dev", "world:test" for the embedded world.
+  path: str = ""
+  task: str = ""  # short, list or claims; "" = the record's own
+  answerable: str = "any"  # any, only (answerable ones), even (half and half)
+  balance: bool = False  # the same number of records from every dataset
+  limit: int = 0  # records kept after the choices above; 0 = all
+  seed: int = 0  # of the world and of the choice of records
+
+  def __post_init__(self):
+    _choice("task", self.task, ("", "short", "list", "claims"))
+    _choice("answerable", self.answerable, ("any", "only", "even"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+  """How records become prompts."""
+
+  train: Source = Source()
+  passages: int = 5  # passages shown, the first so many of a record
+  max_prompt_len: int = 1024  # tokens
+  # A longer prompt: "drop" whole passages from the end (never the question)
+  # and recompute answerability, or "error".
+  too_long: str = "drop"
+  style: str = "trust"  # wording: trust (the paper's), brief, tiny (embedded)
+  tags: bool = True  # ask for <think>...</think><answer>...</answer>
+  chat: bool = True  # through the tokenizer's chat template, if it has one
+  thinking: bool = True  # the template's own thinking switch (Qwen3)
+
+  def __post_init__(self):
+    _choice("too_long", self.too_long, ("drop", "error"))
+    _choice("style", self.style, ("trust", "brief", "tiny"))
+    _positive(self, "passages", "max_prompt_len")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verifier:
+  """Who decides whether a passage supports a statement."""
+
+  kind: str = "lexical"  # lexical, oracle (embedded world only)
+  threshold: float = 0.6  # lexical: share of content words that must be found
+  cache: int = 1_000_000  # remembered (premise, hypothesis) pairs
+
+  def __post_init__(self):
+    _choice("kind", self.kind, ("lexical", "oracle"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rewards:
+  """The outcome reward (paper.md section 2; design section 5 has the table)."""
+
+  tags: bool = True  # False: no layout asked, the gate always passes
+  refusal: bool = True  # False in stage 1: Algorithm 1 without that term
+  # How statements pay: "sum" as printed, "first" (each gold answer once, by
+  # its first mention), "mean" over statements, "list_f1".
+  statements: str = "first"
+  # A correct citation: cited passages "entail" jointly, or also "minimal".
+  citation: str = "minimal"
+  max_citations: int = 3  # per statement; 0 = no limit
+  # Answering the unanswerable: "format" points only as printed, "ternary" =
+  # 1.0 below them, "gated" = nothing but the tag count (GRACE).
+  unanswerable: str = "ternary"
+  overlong: int = 0  # soft penalty over the last so many tokens; 0 = none
+  refusal_flag: str = "I apologize, but I couldn't find an answer"
+  refusal_threshold: int = 85  # percent, strictly above
+  verifier: Verifier = Verifier()
+
+  def __post_init__(self):
+    _choice("statements", self.statements, ("sum", "first", "mean", "list_f1"))
+    _choice("citation", self.citation, ("entail", "minimal"))
+    _choice("unanswerable", self.unanswerable, ("format", "ternary", "gated"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GRPO:
+  """Group-relative policy optimisation.  Defaults: the modern preset."""
+
+  prompts: int = 48  # per step
+  group: int = 8  # completions per prompt
+  micro: int = 0  # prompts per micro-batch; 0 = all at once
+  iterations: int = 1  # updates per rollout (mu)
+  max_new_tokens: int = 512
+  temperature: float = 1.0  # of the sampler and the learner alike
+  beta: float = 0.0  # KL weight; 0 = no reference model in memory
+  kl: str = "k3"  # k3, or k3_weighted (importance-weighted, unbiased gradient)
+  # token_mean (over the global batch, DAPO), sequence_mean (GRPO), constant
+  # (tokens / (sequences * max_new_tokens), Dr. GRPO)
+  aggregation: str = "token_mean"
+  ratio: str = "token"  # token, or sequence (GSPO)
+  surrogate: str = "clip"  # clip (PPO), or cispo (capped weight, stop-gradient)
+  clip_low: float = 0.2
+  clip_high: float = 0.28
+  dual_clip: float = 3.0  # lower bound for negative advantages; 0 = off
+  # TRL's two-sided `delta`: an upper bound on the ratio itself; 0 = off
+  delta: float = 0.0
+  cispo_cap: float = 5.0  # upper bound of the weight
+  baseline: str = "mean"  # of the group: mean, or leave_one_out
+  scale: str = "none"  # divide by the std of the: group, batch, none
+  combine: str = "sum"  # of reward parts; gdpo = normalise each, then sum
+  zero_advantage: str = "refill"  # keep, or refill (drop the group, draw more)
+  refill_rounds: int = 2  # extra rollouts at most per step
+  truncated: str = "drop"  # from the loss, kept in the group's mean; or keep
+  # Sampler and learner disagree: ignore, truncate (token weight, capped), or
+  # sequence_mask (drop sequences whose ratio exceeds the cap).
+  mismatch: str = "truncate"
+  mismatch_cap: float = 2.0
+
+  def __post_init__(self):
+    _choice("kl", self.kl, ("k3", "k3_weighted"))
+    aggregations = ("token_mean", "sequence_mean", "constant")
+    _choice("aggregation", self.aggregation, aggregations)
+    _choice("ratio", self.ratio, ("token", "sequence"))
+    _choice("surrogate", self.surrogate, ("clip", "cispo"))
+    _choice("baseline", self.baseline, ("mean", "leave_one_out"))
+    _choice("scale", self.scale, ("group", "batch", "none"))
+    _choice("combine", self.combine, ("sum", "gdpo"))
+    _choice("zero_advantage", self.zero_advantage, ("keep", "refill"))
+    _choice("truncated", self.truncated, ("keep", "drop"))
+    mismatches = ("ignore", "truncate", "sequence_mask")
+    _choice("mismatch", self.mismatch, mismatches)
+    _positive(self, "prompts", "group", "iterations", "max_new_tokens")
+    if self.temperature < 0:
+      raise UserError(f"temperature={self.temperature} must not be negative.")
+    if self.micro and self.prompts % self.micro:
+      raise UserError(
+        f"grpo.prompts={self.prompts} is not divisible by"
+        f" grpo.micro={self.micro}."
+      )
+    if self.combine == "gdpo" and self.scale != "none":
+      raise UserError("combine=gdpo already normalises: set scale=none.")
+    if self.zero_advantage == "refill" and self.beta:
+      raise UserError(
+        f"zero_advantage=refill needs beta=0 (beta={self.beta}): with a KL"
+        " term a group without advantage still has a gradient."
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFT:
+  """Supervised fine-tuning on demonstrations, loss on the completion only."""
+
+  prompts: int = 16  # per step
+  group: int = 1  # demonstrations that share a prompt
+  max_new_tokens: int = 256  # longer demonstrations are dropped, and counted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+  """AdamW, or Muon for matrices with AdamW for the rest."""
+
+  kind: str = "adamw"  # adamw, muon
+  lr: float = 1e-6  # peak
+  schedule: str = "cosine"  # cosine (to 0), constant, linear (to 0)
+  warmup: float = 0.1  # share of the steps
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  grad_clip: float = 1.0  # global norm; 0 = off
+
+  def __post_init__(self):
+    _choice("kind", self.kind, ("adamw", "muon"))
+    _choice("schedule", self.schedule, ("cosine", "constant", "linear"))
+    _positive(self, "lr")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eval:
+  """One evaluation set, scored with TRUST-SCORE before and after each stage."""
+
+  name: str
+  source: Source
+  headline: Verifier = Verifier()  # never the one used as reward
+  batch: int = 50  # prompts decoded at once
+  max_new_tokens: int = 300
+  temperature: float = 0.0
+  top_p: float = 1.0
+  splitter: str = "punkt"
+  bootstrap: int = 1000  # resamples of the 95% intervals
+  every: int = 0  # also after so many steps of a stage; 0 = never
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+  """One training stage: it starts where the stage before ended."""
+
+  name: str
+  objective: str = "grpo"  # grpo, sft
+  steps: int = 100  # optimiser rollouts (grpo) or batches (sft)
+  answerable: str = "any"  # which training records: any, only, even
+  limit: int = 0  # training questions used; 0 = all
+  init_from: str = ""  # a workdir, or workdir/<stage>/checkpoints/<step>
+  rewards: Rewards = Rewards()
+  grpo: GRPO = GRPO()
+  sft: SFT = SFT()
+  optimizer: Optimizer = Optimizer()
+  save_every: int = 50  # steps between checkpoints
+  keep: int = 2  # checkpoints kept, the last always
+  log_rollouts: int = 10  # steps between stored rollouts; 0 = never
+
+  def __post_init__(self):
+    _choice("objective", self.objective, ("grpo", "sft"))
+    _choice("answerable", self.answerable, ("any", "only", "even"))
+    _positive(self, "save_every", "keep")
+    if self.steps < 0:
+      raise UserError(f"steps={self.steps} must not be negative.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """One run, complete."""
+
+  name: str
+  seed: int = 0
+  model: Model = Model()
+  mesh: Mesh = Mesh()
+  data: Data = Data()
+  stages: tuple[Stage, ...] = ()
+  evals: tuple[Eval, ...] = ()
+
+  def __post_init__(self):
+    for kind, items in (("stage", self.stages), ("eval", self.evals)):
+      names = [item.name for item in items]
+      if len(set(names)) < len(names):
+        raise UserError(f"two of the {kind}s have one name: {names}.")
+
+
+def _section_type(hint: Any) -> type | None:
+  """The dataclass that a field holds: itself, or one per tuple entry."""
+  if dataclasses.is_dataclass(hint):
+    return hint
+  for arg in typing.get_args(hint):
+    if dataclasses.is_dataclass(arg):
+      return arg
+  return None
+
+
+def to_dict(section: Any) -> dict[str, Any]:
+  """The nested dictionary of a section; named tuples of sections by name."""
+  out = {}
+  for field in dataclasses.fields(section):
+    value = vars(section)[field.name]
+    if dataclasses.is_dataclass(value):
+      value = to_dict(value)
+    elif isinstance(value, tuple) and _section_type(field.type):
+      value = {item.name: to_dict(item) for item in value}
+    out[field.name] = value
+  return out
+
+
+def from_dict(cls: type, values: dict[str, Any], where: str = "config") -> Any:
+  """Builds and validates a section from its dictionary form.
+
+  Raises:
+    UserError: a field that does not exist, or a value of the wrong type or
+      outside its range; the message names the field.
+  """
+  hints = typing.get_type_hints(cls)
+  kwargs = {}
+  for name, value in values.items():
+    if name not in hints:
+      raise UserError(
+        f"{where} has no field {name!r}; it has: {', '.join(hints)}."
+      )
+    kwargs[name] = _build(hints[name], value, f"{where}.{name}")
+  try:
+    return cls(**kwargs)
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from None
+
+
+def _build(hint: Any, value: Any, where: str) -> Any:
+  section = _section_type(hint)
+  if section is None:
+    return _scalar(hint, value, where)
+  if typing.get_origin(hint) is tuple:
+    return tuple(
+      from_dict(section, dict(item), f"{where}.{name}")
+      for name, item in value.items()
+    )
+  return from_dict(section, dict(value), where)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+  if hint is float and type(value) is int:
+    return float(value)
+  kinds = (
+    typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+  )
+  if type(value) not in kinds:
+    wanted = " or ".join(k.__name__ for k in kinds)
+    raise UserError(
+      f"{where}={value!r} is a {type(value).__name__}; it must be {wanted}."
+    )
+  return value

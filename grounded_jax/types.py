@@ -1,0 +1,54 @@
+"""What the device side passes around: arrays only, so no string enters jit.
+
+Axes:  P prompts   G completions per prompt   L prompt length
+       C completion length   Y layers   V vocab   D embed   F mlp
+       N query heads   K key/value heads   H head dim
+
+Prompts are right-padded and position = index.  Completion token i stands at
+position length + i.  Left padding exists nowhere.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+  tokens: Int[Array, "P L"]  # right-padded
+  length: Int[Array, " P"]  # tokens that count, at least 1
+  key: Int[Array, " P"]  # identifies the prompt: its randomness follows it
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout:
+  tokens: Int[Array, "P G C"]
+  sampled: Bool[Array, "P G C"]  # up to and including EOS: the loss mask
+  logp: Float[Array, "P G C"]  # under the sampler; 0 where not sampled
+  finished: Bool[Array, "P G"]  # ended by EOS, not cut by length
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+  """What one update learns from."""
+
+  prompts: PromptBatch
+  rollout: Rollout
+  advantage: Float[Array, "P G"]
+  weight: Float[Array, "P G"]  # 0 for completions left out of the loss
+  policy_step: Int[Array, ""]  # the step whose parameters sampled the rollout
+  old_logp: Float[Array, "P G C"] | None = None  # None: on-policy (mu = 1)
+  ref_logp: Float[Array, "P G C"] | None = None  # None: no KL term
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+  params: Any  # a pytree of arrays (the model's nnx.State as a pure dict)
+  opt_state: Any
+  step: Int[Array, ""]  # optimiser steps taken in this stage
