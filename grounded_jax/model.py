@@ -1,0 +1,328 @@
+"""One decoder for every family: grouped-query attention, gated MLP, RMS norm.
+
+Flax NNX declares the parameters and their logical axes; what computes is pure
+functions of `(graphdef, params)`, where `params` is a nested dictionary of
+arrays whose blocks are stacked over layers and scanned.
+
+A group is computed once: the G completions of a prompt share its L tokens, so
+every layer sees L + G*C tokens a prompt and not G*(L+C) (see `attention`).
+Norms, rotary positions, softmax and logits are float32 (or wider) whatever the
+compute dtype.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from grounded_jax import attention, config, types
+
+Params = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptCache:
+  """The keys and values of P prompts, read by all completions of each."""
+
+  k: Float[Array, "Y P L K H"]
+  v: Float[Array, "Y P L K H"]
+  length: Int[Array, " P"]  # entries beyond it are padding
+
+
+def _weight(key, axes: tuple[str, ...], shape, fan_in: int, dtype) -> nnx.Param:
+  value = jax.random.normal(key, shape, dtype) * fan_in**-0.5
+  return nnx.Param(value.astype(dtype), axes=axes)
+
+
+def _scale(axes: tuple[str, ...], shape, dtype) -> nnx.Param:
+  return nnx.Param(jnp.ones(shape, dtype), axes=axes)
+
+
+class Blocks(nnx.Module):
+  """All layers, stacked: the leading axis of every weight is the layer."""
+
+  def __init__(self, decoder: config.Decoder, key, dtype):
+    y, d, f = decoder.layers, decoder.embed, decoder.mlp
+    n, k, h = decoder.heads, decoder.kv_heads, decoder.head_dim
+    keys = jax.random.split(key, 7)
+    heads = ("layers", "embed", "heads", "head_dim")
+    kv_heads = ("layers", "embed", "kv_heads", "head_dim")
+    self.attn_norm = _scale(("layers", "embed"), (y, d), dtype)
+    self.q = _weight(keys[0], heads, (y, d, n, h), d, dtype)
+    self.k = _weight(keys[1], kv_heads, (y, d, k, h), d, dtype)
+    self.v = _weight(keys[2], kv_heads, (y, d, k, h), d, dtype)
+    # The two matrices that write to the residual stream start smaller, so
+    # that its variance does not grow with depth.
+    self.o = _weight(
+      keys[3],
+      ("layers", "heads", "head_dim", "embed"),
+      (y, n, h, d),
+      n * h * 2 * y,
+      dtype,
+    )
+    self.mlp_norm = _scale(("layers", "embed"), (y, d), dtype)
+    inner = ("layers", "embed", "mlp")
+    self.gate = _weight(keys[4], inner, (y, d, f), d, dtype)
+    self.up = _weight(keys[5], inner, (y, d, f), d, dtype)
+    self.down = _weight(
+      keys[6], ("layers", "mlp", "embed"), (y, f, d), f * 2 * y, dtype
+    )
+    if decoder.qk_norm:
+      self.q_norm = _scale(("layers", "head_dim"), (y, h), dtype)
+      self.k_norm = _scale(("layers", "head_dim"), (y, h), dtype)
+
+
+class Transformer(nnx.Module):
+  """The parameters of a decoder, with the logical axes of each."""
+
+  def __init__(self, decoder: config.Decoder, key, dtype):
+    self.decoder = decoder
+    v, d = decoder.vocab, decoder.embed
+    embed, blocks, head = jax.random.split(key, 3)
+    self.embed = _weight(embed, ("vocab", "embed"), (v, d), d, dtype)
+    self.blocks = Blocks(decoder, blocks, dtype)
+    self.norm = _scale(("embed",), (d,), dtype)
+    if not decoder.tied:
+      self.head = _weight(head, ("embed", "vocab"), (d, v), d, dtype)
+
+
+def init(
+  decoder: config.Decoder, key: Array, param_dtype: str = "float32"
+) -> tuple[Any, Params]:
+  """Returns (graphdef, params) of a decoder with random weights."""
+  graphdef, state = nnx.split(Transformer(decoder, key, jnp.dtype(param_dtype)))
+  return graphdef, nnx.to_pure_dict(state)
+
+
+def _abstract(decoder: config.Decoder, param_dtype: str) -> tuple[Any, Any]:
+  make = lambda key: Transformer(decoder, key, jnp.dtype(param_dtype))
+  return nnx.split(nnx.eval_shape(make, jax.random.key(0)))
+
+
+def abstract(
+  decoder: config.Decoder, param_dtype: str = "float32"
+) -> tuple[Any, Params]:
+  """Returns (graphdef, params) with shapes and dtypes in place of arrays."""
+  graphdef, state = _abstract(decoder, param_dtype)
+  return graphdef, nnx.to_pure_dict(state)
+
+
+def logical_axes(decoder: config.Decoder) -> Params:
+  """Returns the parameter tree with each leaf's tuple of axis names."""
+  _, state = _abstract(decoder, "float32")
+  is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+  axes = jax.tree.map(lambda leaf: leaf.axes, state, is_leaf=is_variable)
+  return nnx.to_pure_dict(axes)
+
+
+def decoder_of(graphdef: Any, params: Params) -> config.Decoder:
+  """Returns the decoder's shape, which the graph definition carries."""
+  return nnx.merge(graphdef, params).decoder
+
+
+def _wide(x: Array) -> Array:
+  """At least float32: float64 stays, for tests at that precision."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def rms_norm(
+  x: Float[Array, "*T W"], scale: Float[Array, " W"], eps: float
+) -> Float[Array, "*T W"]:
+  """Returns x over its root mean square, times the scale, in x's dtype."""
+  wide = _wide(x)
+  variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
+  out = wide * jax.lax.rsqrt(variance + eps) * _wide(scale)
+  return out.astype(x.dtype)
+
+
+def rotary(
+  positions: Int[Array, "*T"], decoder: config.Decoder, dtype: str
+) -> tuple[Float[Array, "*T 1 H2"], Float[Array, "*T 1 H2"]]:
+  """Returns the cosines and sines that turn the heads at these positions."""
+  wide = jnp.promote_types(jnp.dtype(dtype), jnp.float32)
+  half = decoder.head_dim // 2
+  exponents = jnp.arange(half, dtype=wide) / half
+  angles = positions[..., None].astype(wide) * decoder.rope_theta**-exponents
+  return jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+
+
+def _rotate(x: Array, turn: tuple[Array, Array]) -> Array:
+  """Turns the pair (x[i], x[i + H/2]) by its angle, as HF Llama does."""
+  cos, sin = turn
+  first, second = jnp.split(_wide(x), 2, axis=-1)
+  out = jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  return out.astype(x.dtype)
+
+
+def _project(block, x, turn, decoder, precision):
+  """The rotated queries and keys, and the values, of each token of x."""
+  h = rms_norm(x, block["attn_norm"], decoder.norm_eps)
+  qkv = []
+  for name in ("q", "k", "v"):
+    w = block[name].astype(x.dtype)
+    out = jnp.einsum("...d,dnh->...nh", h, w, precision=precision)
+    if decoder.qk_norm and name != "v":
+      out = rms_norm(out, block[name + "_norm"], decoder.norm_eps)
+    qkv.append(out if name == "v" else _rotate(out, turn))
+  return qkv
+
+
+def _finish(block, x, attended, decoder, precision):
+  """Adds the attention's output and the MLP to the residual stream."""
+  w = lambda name: block[name].astype(x.dtype)
+  x = x + jnp.einsum("...nh,nhd->...d", attended, w("o"), precision=precision)
+  h = rms_norm(x, block["mlp_norm"], decoder.norm_eps)
+  gate = jnp.einsum("...d,df->...f", h, w("gate"), precision=precision)
+  up = jnp.einsum("...d,df->...f", h, w("up"), precision=precision)
+  inner = jax.nn.silu(gate) * up
+  return x + jnp.einsum("...f,fd->...d", inner, w("down"), precision=precision)
+
+
+def _remat(body, remat: str):
+  if remat == "none":
+    return body
+  policies = jax.checkpoint_policies
+  policy = {
+    "dots": policies.dots_with_no_batch_dims_saveable,
+    "full": policies.nothing_saveable,
+  }[remat]
+  return jax.checkpoint(body, policy=policy, prevent_cse=False)
+
+
+def _embed(params: Params, tokens: Array, compute_dtype: str) -> Array:
+  return params["embed"][tokens].astype(compute_dtype)
+
+
+def prefill(
+  graphdef: Any,
+  params: Params,
+  tokens: Int[Array, "P L"],
+  length: Int[Array, " P"],
+  compute_dtype: str = "float32",
+  precision: str = "default",
+) -> tuple[Float[Array, "P L D"], PromptCache]:
+  """Returns the prompts' hidden states (after the last norm) and their cache.
+
+  Entries at and beyond a prompt's length are padding; nothing reads them.
+  """
+  decoder = decoder_of(graphdef, params)
+  p, l = tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(l), (p, l))
+  turn = rotary(positions, decoder, compute_dtype)
+
+  def body(x, block):
+    q, k, v = _project(block, x, turn, decoder, precision)
+    out = attention.grouped(q, k, v, length, l, 0, precision=precision)
+    return _finish(block, x, out, decoder, precision), (k, v)
+
+  x = _embed(params, tokens, compute_dtype)
+  x, (k, v) = jax.lax.scan(body, x, params["blocks"])
+  hidden = rms_norm(x, params["norm"], decoder.norm_eps)
+  return hidden, PromptCache(k=k, v=v, length=length)
+
+
+def decode_step(
+  graphdef: Any,
+  params: Params,
+  cache: PromptCache,
+  own_k: Float[Array, "Y P G C K H"],
+  own_v: Float[Array, "Y P G C K H"],
+  tokens: Int[Array, "P G"],
+  index: Int[Array, ""],
+  precision: str = "default",
+) -> tuple[
+  Float[Array, "P G D"], Float[Array, "Y P G K H"], Float[Array, "Y P G K H"]
+]:
+  """Returns (hidden, keys, values) of completion token `index`.
+
+  Both caches are read-only: entries of the completions' own cache before
+  `index` are read, and the caller writes the new ones, once for all layers.
+  """
+  decoder = decoder_of(graphdef, params)
+  positions = jnp.broadcast_to(cache.length[:, None] + index, tokens.shape)
+  turn = rotary(positions, decoder, own_k.dtype.name)
+
+  def body(x, layer):
+    block, prompt_k, prompt_v, past_k, past_v = layer
+    q, k, v = _project(block, x, turn, decoder, precision)
+    out = attention.decode(
+      q,
+      (prompt_k, prompt_v, cache.length),
+      (past_k, past_v, index),
+      (k, v),
+      precision=precision,
+    )
+    return _finish(block, x, out, decoder, precision), (k, v)
+
+  x = _embed(params, tokens, own_k.dtype.name)
+  layers = (params["blocks"], cache.k, cache.v, own_k, own_v)
+  x, (k, v) = jax.lax.scan(body, x, layers)
+  return rms_norm(x, params["norm"], decoder.norm_eps), k, v
+
+
+def grouped_hidden(
+  graphdef: Any,
+  params: Params,
+  prompts: types.PromptBatch,
+  tokens: Int[Array, "P G C"],
+  compute_dtype: str = "float32",
+  remat: str = "none",
+  precision: str = "default",
+) -> Float[Array, "P G C D"]:
+  """Returns the hidden states that predict each completion token.
+
+  Token 0 of all G completions is predicted by the prompt's last token, token
+  c by completion token c - 1; the last token of a completion predicts nothing
+  and is not computed.
+  """
+  decoder = decoder_of(graphdef, params)
+  p, l = prompts.tokens.shape
+  _, g, c = tokens.shape
+  own = jnp.arange(c - 1) + prompts.length[:, None]  # [P C-1]
+  positions = jnp.concatenate(
+    [
+      jnp.broadcast_to(jnp.arange(l), (p, l)),
+      jnp.broadcast_to(own[:, None], (p, g, c - 1)).reshape(p, -1),
+    ],
+    axis=1,
+  )
+  turn = rotary(positions, decoder, compute_dtype)
+
+  def body(x, block):
+    q, k, v = _project(block, x, turn, decoder, precision)
+    out = attention.grouped(q, k, v, prompts.length, l, g, precision=precision)
+    return _finish(block, x, out, decoder, precision), None
+
+  inputs = tokens[:, :, :-1].reshape(p, -1)
+  x = jnp.concatenate([prompts.tokens, inputs], axis=1)  # [P L+G(C-1)]
+  x = _embed(params, x, compute_dtype)
+  x, _ = jax.lax.scan(_remat(body, remat), x, params["blocks"])
+  last = jnp.take_along_axis(x, prompts.length[:, None, None] - 1, axis=1)
+  first = jnp.broadcast_to(last[:, None], (p, g, 1, x.shape[-1]))
+  rest = x[:, l:].reshape(p, g, c - 1, -1)
+  hidden = jnp.concatenate([first, rest], axis=2)
+  return rms_norm(hidden, params["norm"], decoder.norm_eps)
+
+
+def logits(
+  graphdef: Any,
+  params: Params,
+  hidden: Float[Array, "*T D"],
+  precision: str = "default",
+) -> Float[Array, "*T V"]:
+  """Returns the logits of normed hidden states, in float32 or wider."""
+  tied = decoder_of(graphdef, params).tied
+  head = params["embed"] if tied else params["head"]
+  return jnp.einsum(
+    "...d,vd->...v" if tied else "...d,dv->...v",
+    hidden,
+    head.astype(hidden.dtype),
+    precision=precision,
+    preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
+  )
