@@ -236,6 +236,7 @@ class SFT:
 
   prompts: int = 16  # per step
   group: int = 1  # demonstrations that share a prompt
+  micro: int = 0  # prompts per micro-batch; 0 = all at once
   max_new_tokens: int = 256  # longer demonstrations are dropped, and counted
 
 

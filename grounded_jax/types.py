@@ -48,6 +48,16 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTBatch:
+  """Demonstrations: G of them share a prompt."""
+
+  prompts: PromptBatch
+  tokens: Int[Array, "P G C"]
+  weight: Float[Array, "P G C"]  # of each token in the loss; 0 = not trained
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
   params: Any  # a pytree of arrays (the model's nnx.State as a pure dict)
   opt_state: Any

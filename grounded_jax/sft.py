@@ -1,0 +1,56 @@
+"""Supervised fine-tuning: token-mean cross-entropy on demonstrations.
+
+Demonstrations of one prompt share its forward pass, as completions do in GRPO.
+The loss is weighted per token: prompt and padding have weight 0, and a token
+of weight 2 counts twice in both the sum and the denominator.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from grounded_jax import config, logp, masked, optim, types
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("cfg", "model", "graphdef", "tx"),
+  donate_argnames="state",
+)
+def update(
+  cfg: config.SFT,
+  model: config.Model,
+  graphdef: Any,
+  tx: optax.GradientTransformation,
+  state: types.TrainState,
+  batch: types.SFTBatch,
+) -> tuple[types.TrainState, dict[str, Array]]:
+  """Returns the state after one step on `batch`, and scalar metrics."""
+  denominator = batch.weight.sum()
+
+  def loss(params, part):
+    token_logp, entropy = logp.token_logp(
+      graphdef,
+      params,
+      part.prompts,
+      part.tokens,
+      part.weight > 0,
+      temperature=1.0,
+      model=model,
+    )
+    share = masked.divide(-masked.sum(token_logp, part.weight), denominator)
+    total_entropy = masked.sum(entropy, part.weight)
+    return share, {
+      "loss": share,
+      "entropy": masked.divide(total_entropy, denominator),
+    }
+
+  grads, sums = optim.micro_gradients(loss, state.params, batch, cfg.micro)
+  state, metrics = optim.apply(tx, state, grads)
+  metrics |= jax.tree.map(lambda x: x.sum(0), sums)
+  metrics["tokens"] = (batch.weight > 0).sum().astype(jnp.float32)
+  return state, metrics
