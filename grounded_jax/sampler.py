@@ -1,0 +1,197 @@
+"""Samples G completions of each prompt from one prompt cache.
+
+The prompt is read once; each completion owns only the keys and values of its
+own tokens.  A draw is a function of (seed, stage, step, purpose, prompt key,
+completion, token), so it depends neither on the batch nor on the mesh.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from grounded_jax import config, types
+from grounded_jax import model as model_lib
+
+# What a draw is for: two purposes never share randomness.
+PURPOSE_TRAIN = 0
+PURPOSE_EVAL = 1
+PURPOSE_REFILL = 2  # + the refill round
+
+_BANNED = -1e30  # finite: a banned token's logit stays a number
+
+
+def row_keys(
+  seed: Int[Array, ""] | int,
+  stage: Int[Array, ""] | int,
+  step: Int[Array, ""] | int,
+  purpose: Int[Array, ""] | int,
+  prompt_key: Int[Array, " P"],
+  group: int,
+) -> Array:
+  """Returns the random key of each completion, [P G]."""
+  key = jax.random.key(seed)
+  for part in (stage, step, purpose):
+    key = jax.random.fold_in(key, part)
+  of_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, prompt_key)
+  of_member = jax.vmap(jax.random.fold_in, (None, 0))
+  return jax.vmap(of_member, (0, None))(of_prompt, jnp.arange(group))
+
+
+def nucleus(
+  scores: Float[Array, "P G V"], top_p: float
+) -> Bool[Array, "P G V"]:
+  """Returns the smallest set of likeliest tokens whose mass reaches top_p."""
+  ordered = -jnp.sort(-scores, axis=-1)
+  mass = jax.nn.softmax(ordered, axis=-1)
+  kept = jnp.cumsum(mass, axis=-1) - mass < top_p  # the mass before each token
+  lowest = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+  return scores >= lowest
+
+
+def draw(
+  scores: Float[Array, "P G V"],
+  keys: Array,
+  index: Int[Array, ""] | int,
+  *,
+  temperature: float,
+  top_p: float,
+  banned: tuple[int, ...] = (),
+) -> tuple[Int[Array, "P G"], Float[Array, "P G"]]:
+  """Returns (token, logp) of each row; temperature 0 takes the likeliest.
+
+  logp is that of the temperature-scaled distribution before truncation and
+  bans: the one whose gradient the learner takes.
+  """
+  scores = scores / (temperature or 1.0)
+  choices = scores
+  if banned:
+    choices = choices.at[..., jnp.array(banned)].set(_BANNED)
+  if temperature and top_p < 1:
+    choices = jnp.where(nucleus(choices, top_p), choices, _BANNED)
+  if temperature:
+    noise = lambda key: jax.random.gumbel(
+      jax.random.fold_in(key, index), scores.shape[-1:], scores.dtype
+    )
+    choices = choices + jax.vmap(jax.vmap(noise))(keys)
+  token = jnp.argmax(choices, axis=-1)
+  chosen = jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0]
+  return token, chosen - jax.nn.logsumexp(scores, axis=-1)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    "graphdef",
+    "group",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "eos",
+    "ban_eos",
+    "model",
+  ),
+)
+def sample(
+  graphdef: Any,
+  params: Any,
+  prompts: types.PromptBatch,
+  *,
+  seed: Int[Array, ""] | int,
+  stage: Int[Array, ""] | int,
+  step: Int[Array, ""] | int,
+  purpose: Int[Array, ""] | int,
+  group: int,
+  max_new_tokens: int,
+  temperature: float,
+  top_p: float,
+  eos: tuple[int, ...],
+  ban_eos: bool = False,
+  model: config.Model,
+) -> types.Rollout:
+  """Returns G completions of each prompt, each up to and including its EOS.
+
+  Args:
+    top_p: draw only from the likeliest tokens of this mass; 1 = from all.
+    eos: the tokens that end a completion.
+    ban_eos: never draw one of them (every completion has full length).
+  """
+  dtype = model.sampler_dtype or model.compute_dtype
+  precision = model.matmul_precision
+  params = jax.tree.map(lambda x: x.astype(dtype), params)
+  keys = row_keys(seed, stage, step, purpose, prompts.key, group)
+  banned = eos if ban_eos else ()
+  p, g, c = prompts.tokens.shape[0], group, max_new_tokens
+
+  def next_token(hidden, index):
+    scores = model_lib.logits(graphdef, params, hidden, precision)
+    scores = jnp.broadcast_to(scores, (p, g, scores.shape[-1]))
+    return draw(
+      scores, keys, index, temperature=temperature, top_p=top_p, banned=banned
+    )
+
+  def record(state, index, token, logp):
+    """Writes token `index` of the completions that have not ended."""
+    alive = ~state["finished"]
+    token = jnp.where(alive, token, 0).astype(prompts.tokens.dtype)
+    logp = jnp.where(alive, logp, 0.0)
+    columns = {"tokens": token, "sampled": alive, "logp": logp}
+    written = {
+      name: jax.lax.dynamic_update_index_in_dim(state[name], value, index, 2)
+      for name, value in columns.items()
+    }
+    ended = functools.reduce(
+      jnp.logical_or, [token == e for e in eos], jnp.zeros_like(alive)
+    )
+    finished = state["finished"] | (alive & ended)
+    return state | written | {"last": token, "finished": finished}
+
+  hidden, cache = model_lib.prefill(
+    graphdef, params, prompts.tokens, prompts.length, dtype, precision
+  )
+  last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
+  token, logp = next_token(last, 0)
+  y, _, _, k, h = cache.k.shape
+  state = {
+    "tokens": jnp.zeros((p, g, c), prompts.tokens.dtype),
+    "sampled": jnp.zeros((p, g, c), bool),
+    "logp": jnp.zeros((p, g, c), logp.dtype),
+    "finished": jnp.zeros((p, g), bool),
+    "last": jnp.zeros((p, g), prompts.tokens.dtype),
+    "k": jnp.zeros((y, p, g, c, k, h), dtype),
+    "v": jnp.zeros((y, p, g, c, k, h), dtype),
+  }
+  state = record(state, 0, token, logp)
+
+  def go_on(carry):
+    index, state = carry
+    return (index < c) & ~jnp.all(state["finished"])
+
+  def one_token(carry):
+    index, state = carry
+    hidden, new_k, new_v = model_lib.decode_step(
+      graphdef,
+      params,
+      cache,
+      state["k"],
+      state["v"],
+      state["last"],
+      index - 1,
+      precision,
+    )
+    for name, new in (("k", new_k), ("v", new_v)):
+      state[name] = jax.lax.dynamic_update_index_in_dim(
+        state[name], new, index - 1, 3
+      )
+    token, logp = next_token(hidden, index)
+    return index + 1, record(state, index, token, logp)
+
+  _, state = jax.lax.while_loop(go_on, one_token, (jnp.int32(1), state))
+  return types.Rollout(
+    tokens=state["tokens"],
+    sampled=state["sampled"],
+    logp=state["logp"],
+    finished=state["finished"],
+  )
