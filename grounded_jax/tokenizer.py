@@ -1,0 +1,229 @@
+"""Text to token ids and back, and a model's own chat layout.
+
+A tokenizer comes from the files beside the weights (Hugging Face or GGUF), or
+is one of ours: "bytes" (UTF-8), "world" (the embedded world's pieces).
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from grounded_jax import config, files
+from grounded_jax.records import UserError
+
+Messages = Sequence[dict[str, str]]
+
+OPEN = "<think>"
+CLOSE = "</think>"
+# An assistant turn whose words no template holds: what follows ends a turn.
+_PROBE = "qzx"
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+  """What the rest of the package asks of a tokenizer."""
+
+  eos: tuple[int, ...]  # any of these ends a completion
+  pad: int  # fills arrays; never looked at
+  vocab: int  # ids are below it; the model's vocabulary may be larger
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of `text`, no special token added (the text may hold some)."""
+    ...
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of `ids`, special tokens left out."""
+    ...
+
+  def chat(self, messages: Messages, thinking: bool = True) -> str:
+    """The prompt as text, up to where the assistant's turn begins."""
+    ...
+
+  def prefill(self, thinking: bool = True) -> str:
+    """What the template wrote of the completion: an open <think>, or ""."""
+    ...
+
+
+class Bytes:
+  """UTF-8 bytes as ids 0..255, then beginning, end and padding."""
+
+  eos = (257,)
+  pad = 258
+  vocab = 259
+
+  def encode(self, text: str) -> list[int]:
+    return list(text.encode("utf-8"))
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+  def chat(self, messages: Messages, thinking: bool = True) -> str:
+    del thinking
+    return _plain(messages)
+
+  def prefill(self, thinking: bool = True) -> str:
+    del thinking
+    return ""
+
+
+class HuggingFace:
+  """A `transformers` tokenizer with its chat template, if it has one."""
+
+  def __init__(self, inner, generation_eos: Sequence[int] = ()):
+    self._inner = inner
+    self.vocab = len(inner)
+    ends = dict.fromkeys(generation_eos)
+    if inner.eos_token_id is not None:
+      ends[inner.eos_token_id] = None
+    if inner.chat_template:
+      ends |= dict.fromkeys(self._turn_end())
+    if not ends:
+      raise UserError(
+        f"The tokenizer {inner.name_or_path} names no end-of-sequence token:"
+        " add eos_token to its tokenizer_config.json."
+      )
+    self.eos = tuple(ends)
+    pad = inner.pad_token_id
+    self.pad = self.eos[0] if pad is None else pad
+
+  def encode(self, text: str) -> list[int]:
+    return self._inner.encode(text, add_special_tokens=False)
+
+  def decode(self, ids: Sequence[int]) -> str:
+    return self._inner.decode(
+      list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+
+  def chat(self, messages: Messages, thinking: bool = True) -> str:
+    if not self._inner.chat_template:
+      # A base model still wants the token it was taught to start with.
+      start = self._inner.encode("", add_special_tokens=True)[:1]
+      starts = bool(start) and start[0] == self._inner.bos_token_id
+      return (self._inner.bos_token if starts else "") + _plain(messages)
+    return self._apply(messages, thinking, True)
+
+  def prefill(self, thinking: bool = True) -> str:
+    if not self._inner.chat_template:
+      return ""
+    messages = [{"role": "user", "content": _PROBE}]
+    turn = self._apply(messages, thinking, True).rpartition(_PROBE)[2]
+    before, tag, after = turn.rpartition(OPEN)
+    del before
+    return tag + after if tag and CLOSE not in after else ""
+
+  def _apply(self, messages: Messages, thinking: bool, generate: bool) -> str:
+    return self._inner.apply_chat_template(
+      list(messages),
+      tokenize=False,
+      add_generation_prompt=generate,
+      enable_thinking=thinking,
+    )
+
+  def _turn_end(self) -> list[int]:
+    """The special token that closes an assistant's turn, if one does."""
+    messages = [
+      {"role": "user", "content": "a"},
+      {"role": "assistant", "content": _PROBE},
+    ]
+    rest = self._apply(messages, True, False).rpartition(_PROBE)[2]
+    first = self.encode(rest.strip())[:1]
+    return [i for i in first if i in self._inner.all_special_ids]
+
+
+def _plain(messages: Messages) -> str:
+  return "\n\n".join(message["content"] for message in messages)
+
+
+def load(cfg: config.Model) -> Tokenizer:
+  """The tokenizer that `cfg.tokenizer` names, or the one beside the weights.
+
+  Raises:
+    UserError: no such files; the sentence says how to get them.
+  """
+  if cfg.tokenizer == "bytes":
+    return Bytes()
+  if cfg.tokenizer == "world":
+    return _from_json(files.WARMSTART)
+  name = cfg.tokenizer or cfg.path
+  if not name:
+    raise UserError(
+      "model.tokenizer is empty and there are no weights to read it beside: set"
+      " model.tokenizer to bytes, world or a directory."
+    )
+  if not cfg.tokenizer and name.startswith("warmstart:"):
+    return _from_json(files.WARMSTART)
+  found = files.find(name, weights=False)
+  return _READERS[found.kind](found.path)
+
+
+def check(tokenizer: Tokenizer, decoder: config.Decoder) -> None:
+  """Raises UserError if the model has no embedding for some token id."""
+  if tokenizer.vocab > decoder.vocab:
+    raise UserError(
+      f"The tokenizer has {tokenizer.vocab} tokens but the model only"
+      f" {decoder.vocab}: model.tokenizer and model.path do not fit together."
+    )
+
+
+def _from_gguf(path: pathlib.Path) -> HuggingFace:
+  from transformers import PreTrainedTokenizerFast  # a second, only when used
+
+  inner = PreTrainedTokenizerFast.from_pretrained(
+    path.parent, gguf_file=path.name
+  )
+  return HuggingFace(inner)
+
+
+def _from_directory(path: pathlib.Path) -> HuggingFace:
+  if not (path / "tokenizer_config.json").is_file():
+    return _from_json(path)
+  from transformers import AutoTokenizer  # a second, only when used
+
+  try:
+    inner = AutoTokenizer.from_pretrained(path, local_files_only=True)
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"transformers cannot read the tokenizer in {path}"
+      f" ({str(error).splitlines()[0]}): it needs the tokenizer.json and"
+      " tokenizer_config.json of the model."
+    ) from None
+  return HuggingFace(inner, _generation_eos(path))
+
+
+def _from_json(path: pathlib.Path) -> HuggingFace:
+  """A bare tokenizer.json; the names of its special tokens are in it."""
+  file = path / "tokenizer.json"
+  if not file.is_file():
+    raise UserError(
+      f"There is no tokenizer.json in {path}: put the model's own there, or"
+      " name another directory with model.tokenizer."
+    )
+  from transformers import PreTrainedTokenizerFast  # a second, only when used
+
+  special = {
+    entry["content"]
+    for entry in json.loads(file.read_text("utf-8")).get("added_tokens", ())
+    if entry["special"]
+  }
+  names = {
+    f"{role}_token": token
+    for role in ("bos", "eos", "pad", "unk")
+    for token in (f"<{role}>", f"<|{role}|>")
+    if token in special
+  }
+  inner = PreTrainedTokenizerFast(tokenizer_file=str(file), **names)
+  return HuggingFace(inner, _generation_eos(path))
+
+
+def _generation_eos(path: pathlib.Path) -> tuple[int, ...]:
+  file = path / "generation_config.json"
+  if not file.is_file():
+    return ()
+  value = json.loads(file.read_text("utf-8")).get("eos_token_id")
+  if value is None:
+    return ()
+  return tuple(value) if isinstance(value, list) else (value,)
+
+
+_READERS = {"gguf": _from_gguf, "hf": _from_directory}
