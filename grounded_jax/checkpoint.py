@@ -1,0 +1,263 @@
+"""Checkpoints of a stage, saved asynchronously by Orbax.
+
+`<workdir>/<stage>/checkpoints/<step>/` holds the items `params`, `optimizer`,
+`meta` (the global data cursor, seconds spent, config) and, when a KL term
+needs it, `reference`.  Parameters are an item of their own, so that
+evaluation and the next stage read nothing else.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from grounded_jax import types
+from grounded_jax.records import UserError
+
+policies = ocp.checkpoint_managers
+
+# Fields that may differ between the run that saved and the run that resumes:
+# they change neither what is learned nor from what.
+FREE = ("mesh", "evals", "save_every", "keep", "log_rollouts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+  """A stage as it stood after a step."""
+
+  state: types.TrainState
+  reference: Any | None  # the parameters of the KL term, if any
+  cursor: int  # prompts read so far: the position in the global order
+  seconds: float  # training time of the stage so far
+
+
+def open_manager(
+  workdir: pathlib.Path, stage: str, keep: int
+) -> ocp.CheckpointManager:
+  """The manager of a stage's checkpoints: the latest `keep`, and the best.
+
+  The best is the one with the highest `trust` among those saved with
+  metrics, that is right after an evaluation.
+  """
+  trust = lambda metrics: metrics["trust"]
+  best = policies.BestN(
+    get_metric_fn=trust, n=1, keep_checkpoints_without_metrics=False
+  )
+  options = ocp.CheckpointManagerOptions(
+    best_fn=trust,  # without it Orbax does not write the metrics
+    preservation_policy=policies.AnyPreservationPolicy(
+      [policies.LatestN(keep), best]
+    ),
+    cleanup_tmp_directories=True,
+  )
+  return ocp.CheckpointManager(
+    (workdir / stage / "checkpoints").absolute(), options=options
+  )
+
+
+def save(
+  manager: ocp.CheckpointManager,
+  state: types.TrainState,
+  *,
+  step: int,
+  cursor: int,
+  seconds: float,
+  config: Mapping[str, Any],
+  reference: Any | None = None,
+  metrics: Mapping[str, float] | None = None,
+) -> None:
+  """Starts saving the stage as it stands after `step`; returns at once."""
+  meta = {"cursor": cursor, "seconds": seconds, "config": dict(config)}
+  items = {
+    "params": ocp.args.StandardSave(state.params),
+    "optimizer": ocp.args.StandardSave(
+      {"opt_state": state.opt_state, "step": state.step}
+    ),
+    "meta": ocp.args.JsonSave(meta),
+  }
+  if reference is not None:
+    items["reference"] = ocp.args.StandardSave(reference)
+  manager.save(
+    step,
+    args=ocp.args.Composite(**items),
+    metrics=dict(metrics) if metrics else None,
+    force=True,
+  )
+
+
+def restore(
+  manager: ocp.CheckpointManager,
+  like: types.TrainState,
+  *,
+  with_reference: bool,
+) -> Restored:
+  """The latest checkpoint, in the shapes, dtypes and shardings of `like`."""
+  items = {
+    "params": ocp.args.StandardRestore(like.params),
+    "optimizer": ocp.args.StandardRestore(
+      {"opt_state": like.opt_state, "step": like.step}
+    ),
+    "meta": ocp.args.JsonRestore(),
+  }
+  if with_reference:
+    items["reference"] = ocp.args.StandardRestore(like.params)
+  step = manager.latest_step()
+  got = manager.restore(step, args=ocp.args.Composite(**items))
+  return Restored(
+    state=types.TrainState(
+      params=got["params"],
+      opt_state=got["optimizer"]["opt_state"],
+      step=got["optimizer"]["step"],
+    ),
+    reference=got["reference"] if with_reference else None,
+    cursor=got["meta"]["cursor"],
+    seconds=got["meta"]["seconds"],
+  )
+
+
+def abstract(tree: Any) -> Any:
+  """The tree's shapes, dtypes and shardings, without its values."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype, sharding=x.sharding),
+    tree,
+  )
+
+
+def steps(workdir: pathlib.Path, stage: str) -> list[int]:
+  """The steps of a stage that have a finished checkpoint, ascending."""
+  folder = workdir / stage / "checkpoints"
+  if not folder.is_dir():
+    return []
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+def find(path: str, *, best: bool = False) -> pathlib.Path:
+  """The checkpoint that a path names.
+
+  Args:
+    path: a workdir (its last stage that has a checkpoint), a stage's folder,
+      its `checkpoints` folder, or one checkpoint.
+    best: take the best evaluated one, not the latest.
+
+  Raises:
+    UserError: no such path, or no checkpoint there.
+  """
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    raise UserError(
+      f"No checkpoint at {path}: there is no such directory; name a workdir"
+      " that a finished or interrupted run has left, or one checkpoint."
+    )
+  if (root / "params").is_dir():
+    return root
+  if root.name == "checkpoints":
+    root = root.parent
+  stages = [root.name] if (root / "checkpoints").is_dir() else None
+  if stages:
+    root = root.parent
+  elif (root / "config.json").exists():
+    stages = list(read_config(root)["stages"])
+  for stage in reversed(stages or []):
+    found = steps(root, stage)
+    if found:
+      step = _best(root / stage / "checkpoints", found) if best else found[-1]
+      return root / stage / "checkpoints" / str(step)
+  raise UserError(
+    f"No checkpoint under {path}: train there first, or name another workdir."
+  )
+
+
+def _best(folder: pathlib.Path, found: list[int]) -> int:
+  """The step with the highest `trust`."""
+  scores = {}
+  for step in found:
+    path = folder / str(step) / "metrics" / "metrics"
+    if path.exists():
+      scores[step] = json.loads(path.read_text(encoding="utf-8"))["trust"]
+  if not scores:
+    raise UserError(
+      f"No checkpoint in {folder} was evaluated: set the field `every` of an"
+      " evaluation, or use --checkpoint=latest."
+    )
+  return max(scores, key=lambda step: (scores[step], step))
+
+
+def restore_params(path: pathlib.Path, like: Any) -> Any:
+  """The parameters of one checkpoint, as `like` (shapes and shardings).
+
+  Raises:
+    UserError: the checkpoint holds a model of another shape.
+  """
+  with ocp.StandardCheckpointer() as reader:
+    folder = (path / "params").absolute()
+    saved = _shapes(reader.metadata(folder).item_metadata.tree)
+    for name, shape in _shapes(like).items():
+      if saved.get(name) != shape:
+        raise UserError(
+          f"The checkpoint {path} holds another model: {name} has shape"
+          f" {saved.get(name)} there and {shape} in this config."
+        )
+    return reader.restore(folder, like)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  leaves = jax.tree_util.tree_leaves_with_path(
+    tree, is_leaf=lambda x: not isinstance(x, Mapping)
+  )
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in leaves
+  }
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """The config.json of a workdir."""
+  path = workdir / "config.json"
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError:
+    raise UserError(
+      f"{path} is not valid JSON: restore it or use another --workdir."
+    ) from None
+
+
+def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Refuses a workdir that holds a different experiment.
+
+  Raises:
+    UserError: a field that decides what is learned differs; it is named.
+  """
+  if not (workdir / "config.json").exists():
+    return
+  saved = json.loads(json.dumps(read_config(workdir)))
+  path = _difference(saved, json.loads(json.dumps(config)))
+  if path is not None:
+    name, old, new = path
+    raise UserError(
+      f"{workdir} holds another experiment: its {name} is {old}, not {new};"
+      " use another --workdir, or the config it was started with."
+    )
+
+
+def _difference(
+  old: Any, new: Any, name: str = ""
+) -> tuple[str, Any, Any] | None:
+  """The first field, in order, whose value differs; None if there is none."""
+  if not isinstance(old, dict) or not isinstance(new, dict):
+    return None if old == new else (name, repr(old), repr(new))
+  for key in [*old, *(k for k in new if k not in old)]:
+    if key in FREE:
+      continue
+    if key not in old or key not in new:
+      there = "set" if key in old else "absent"
+      here = "set" if key in new else "absent"
+      return f"{name}.{key}".lstrip("."), there, here
+    found = _difference(old[key], new[key], f"{name}.{key}".lstrip("."))
+    if found:
+      return found
+  return None
