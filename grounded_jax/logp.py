@@ -1,7 +1,7 @@
 """Log-probabilities of completion tokens, never holding [P G C V] at once."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from grounded_jax import config, types
 from grounded_jax import model as model_lib
+
+
+class Scores(NamedTuple):
+  """What the learner knows of each sampled token; 0 where not sampled."""
+
+  logp: Float[Array, "P G C"]
+  entropy: Float[Array, "P G C"]  # of the distribution it was drawn from
+  best: Bool[Array, "P G C"]  # no token was more probable
 
 
 def token_logp(
@@ -21,7 +29,30 @@ def token_logp(
   temperature: float,
   model: config.Model,
 ) -> tuple[Float[Array, "P G C"], Float[Array, "P G C"]]:
-  """Returns (logp, entropy) of each sampled token, 0 where not sampled.
+  """Returns (logp, entropy) of each sampled token, as `token_scores`."""
+  scores = token_scores(
+    graphdef,
+    params,
+    prompts,
+    tokens,
+    sampled,
+    temperature=temperature,
+    model=model,
+  )
+  return scores.logp, scores.entropy
+
+
+def token_scores(
+  graphdef: Any,
+  params: Any,
+  prompts: types.PromptBatch,
+  tokens: Int[Array, "P G C"],
+  sampled: Bool[Array, "P G C"],
+  *,
+  temperature: float,
+  model: config.Model,
+) -> Scores:
+  """Returns logp, entropy and whether it is greedy of each sampled token.
 
   The distribution is softmax(logits / temperature), untruncated, as the
   sampler records it; temperature 0 (greedy) is read as 1.  The entropy
@@ -52,22 +83,23 @@ def token_logp(
   def chunk(_, inputs):
     states, target = inputs
     scores = model_lib.logits(graphdef, params, states, precision)
-    return None, _logp_entropy(scores / (temperature or 1.0), target)
+    return None, _token_scores(scores / (temperature or 1.0), target)
 
-  _, (logp, entropy) = jax.lax.scan(chunk, None, (hidden, targets))
+  _, scores = jax.lax.scan(chunk, None, (hidden, targets))
 
   def restore(x):
     x = x.swapaxes(0, 1).reshape(p, -1)[:, : g * c].reshape(p, g, c)
-    return jnp.where(sampled, x, 0.0)
+    return jnp.where(sampled, x, jnp.zeros_like(x))
 
-  return restore(logp), restore(entropy)
+  return jax.tree.map(restore, scores)
 
 
-def _logp_entropy(scores: Array, target: Array) -> tuple[Array, Array]:
+def _token_scores(scores: Array, target: Array) -> Scores:
   total = jax.nn.logsumexp(scores, axis=-1)
   chosen = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
   frozen = jax.lax.stop_gradient(scores)
   frozen_total = jax.lax.stop_gradient(total)
   weights = jnp.exp(frozen - frozen_total[..., None])
   entropy = frozen_total - jnp.sum(weights * frozen, axis=-1)
-  return chosen - total, entropy
+  best = jax.lax.stop_gradient(chosen) >= frozen.max(-1)
+  return Scores(logp=chosen - total, entropy=entropy, best=best)

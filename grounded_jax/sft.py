@@ -33,7 +33,7 @@ def update(
   denominator = batch.weight.sum()
 
   def loss(params, part):
-    token_logp, entropy = logp.token_logp(
+    scores = logp.token_scores(
       graphdef,
       params,
       part.prompts,
@@ -42,12 +42,14 @@ def update(
       temperature=1.0,
       model=model,
     )
-    share = masked.divide(-masked.sum(token_logp, part.weight), denominator)
-    total_entropy = masked.sum(entropy, part.weight)
-    return share, {
+    share = -masked.sum(scores.logp, part.weight)
+    sums = {
       "loss": share,
-      "entropy": masked.divide(total_entropy, denominator),
+      "accuracy": masked.sum(scores.best.astype(share.dtype), part.weight),
+      "entropy": masked.sum(scores.entropy, part.weight),
     }
+    sums = {k: masked.divide(v, denominator) for k, v in sums.items()}
+    return sums["loss"], sums
 
   grads, sums = optim.micro_gradients(loss, state.params, batch, cfg.micro)
   state, metrics = optim.apply(tx, state, grads)
