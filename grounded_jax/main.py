@@ -1,0 +1,277 @@
+"""Train and evaluate LLMs that answer from retrieved passages only.
+
+  python -m grounded_jax.main --config=experiments/quickstart.py
+
+  --config=FILE.py[:arg]  the experiment; any field as --config.a.b=value
+  --mode=train   run the experiment's stages, or resume them (the default)
+  --mode=eval    TRUST-SCORE of a checkpoint on the experiment's sets
+  --mode=score   TRUST-SCORE of any system's outputs (needs no --config)
+  --mode=answer  answer one question from passages
+  --mode=data    load, validate and count the experiment's records
+  --mode=prompt  print exact prompts with their token counts
+
+A result is JSON on stdout, and a table on stderr.  A mistake in the command
+ends with exit code 2 and one sentence.
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import config_dict, config_flags
+
+from grounded_jax import config
+from grounded_jax.records import UserError
+
+# Each mode with the flags that it reads besides --config and --workdir.
+MODES = {
+  "train": ("profile",),
+  "eval": ("checkpoint",),
+  "score": (
+    "outputs",
+    "task",
+    "bootstrap",
+    "against",
+    "splitter",
+    "verifier",
+    "threshold",
+  ),
+  "answer": ("checkpoint", "question", "passages"),
+  "data": (),
+  "prompt": ("count",),
+}
+LATER = ("prepare", "plan", "compile", "export", "report")
+WITHOUT_CONFIG = ("score",)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Declares every flag but --config on `values`."""
+  text = lambda name, default, doc: flags.DEFINE_string(
+    name, default, doc, flag_values=values
+  )
+  number = lambda name, default, doc: flags.DEFINE_integer(
+    name, default, doc, flag_values=values, lower_bound=0
+  )
+  text("mode", "train", f"What to do: {', '.join(MODES)}.")
+  text("workdir", "", "Where the run lives. Default: runs/<name>.")
+  text(
+    "checkpoint",
+    "latest",
+    "eval, answer: a workdir or checkpoint directory; latest or best of"
+    " --workdir; or start, the weights that the experiment starts from.",
+  )
+  number("profile", 0, "train: trace so many steps, for xprof.")
+  text("outputs", "", "score: records with outputs (JSON lines or JSON).")
+  text("task", "", "score: short, list or claims. Default: the record's own.")
+  number("bootstrap", 1000, "score: resamples of the 95% intervals.")
+  text("against", "", "score: a second file, for paired differences.")
+  text("splitter", "punkt", "score: who splits text into sentences.")
+  text("verifier", "lexical", "score: who judges support: lexical, oracle.")
+  flags.DEFINE_float(
+    "threshold",
+    config.Verifier().threshold,
+    "score: of the lexical verifier, the share of words to be found.",
+    flag_values=values,
+  )
+  text("question", "", "answer: the question.")
+  text("passages", "", "answer: a file of passages (title and text).")
+  number("count", 3, "prompt: how many prompts to print.")
+  flags.DEFINE_bool(
+    "help", False, "Show this help.", short_name="h", flag_values=values
+  )
+
+
+def take(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+  """The value of --name=value or --name value, and argv without it."""
+  value, rest, items = None, [], iter(argv)
+  for item in items:
+    if re.fullmatch(rf"--?{name}", item):
+      value = next(items, "")
+    elif re.match(rf"--?{name}=", item):
+      value = item.split("=", 1)[1]
+    else:
+      rest.append(item)
+  return value, rest
+
+
+def load_experiment(location: str) -> config.Experiment:
+  """The experiment that FILE.py[:arg] defines."""
+  name, _, arg = location.partition(":")
+  path = pathlib.Path(name)
+  if not path.is_file():
+    raise UserError(
+      f"--config={location}: there is no file {name}; give the path of an"
+      " experiment, for example experiments/quickstart.py."
+    )
+  # Experiments import `configs`, which lies beside their folder.
+  sys.path.append(str(path.absolute().parent.parent))
+  spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+  if spec is None:
+    raise UserError(f"--config={location}: {name} is not a Python file.")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    if "get_config" not in vars(module):
+      raise UserError(f"{name} defines no get_config(arg) -> Experiment.")
+    experiment = module.get_config(arg)
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(
+      f"{name} cannot be loaded: {_where(error, path)}{type(error).__name__}:"
+      f" {' '.join(str(error).split())}"
+    ) from error
+  if not isinstance(experiment, config.Experiment):
+    raise UserError(f"get_config of {name} must return an Experiment.")
+  return experiment
+
+
+def _where(error: Exception, path: pathlib.Path) -> str:
+  """The line of the file that an error came from, as words."""
+  lines, trace = [], error.__traceback__
+  while trace:
+    if pathlib.Path(trace.tb_frame.f_code.co_filename) == path:
+      lines.append(trace.tb_lineno)
+    trace = trace.tb_next
+  if isinstance(error, SyntaxError):
+    lines.append(error.lineno)
+  return f"line {lines[-1]}, " if lines else ""
+
+
+def check_overrides(argv: Sequence[str], fields: dict) -> None:
+  """Refuses an override of a field that does not exist, by its name."""
+  for item in argv:
+    match = re.match(r"--?(?:no)?config\.([^=]+)", item)
+    if not match:
+      continue
+    section, where = fields, "config"
+    for name in match[1].split("."):
+      if not isinstance(section, dict):
+        raise UserError(f"{where} is a value: it has no field {name!r}.")
+      if name not in section:
+        has = ", ".join(section) or "none"
+        raise UserError(f"{where} has no field {name!r}; it has: {has}.")
+      section, where = section[name], f"{where}.{name}"
+    if isinstance(section, dict):
+      has = ", ".join(section)
+      raise UserError(f"{where} is a section; set one of its fields: {has}.")
+
+
+def parse(
+  argv: Sequence[str],
+) -> tuple[flags.FlagValues, config.Experiment | None]:
+  """The flags and the experiment, overridden and validated."""
+  mode, _ = take(argv, "mode")
+  if mode in LATER:
+    raise UserError(
+      f"--mode={mode} is not part of this version; it has: {', '.join(MODES)}."
+    )
+  location, argv = take(argv, "config")
+  values = flags.FlagValues()
+  define_flags(values)
+  experiment = None
+  if location is not None:
+    experiment = load_experiment(location)
+    fields = config.to_dict(experiment)
+    check_overrides(argv, fields)
+    config_flags.DEFINE_config_dict(
+      "config",
+      config_dict.ConfigDict(fields),
+      flag_values=values,
+      sys_argv=list(argv),
+    )
+  try:
+    rest = values(list(argv))[1:]
+  except (flags.Error, TypeError, ValueError) as error:
+    raise UserError(" ".join(str(error).split())) from error
+  if rest:
+    raise UserError(f"What is {rest[0]!r}? Flags look like --name=value.")
+  if experiment is not None:
+    fields = values["config"].value.to_dict()
+    experiment = config.from_dict(config.Experiment, fields)
+  return values, experiment
+
+
+def check_flags(values: flags.FlagValues, experiment) -> None:
+  """Refuses an unknown mode, a flag of another mode, a missing --config."""
+  mode = values["mode"].value
+  if mode not in MODES:
+    raise UserError(
+      f"--mode={mode} does not exist; there is: {', '.join(MODES)}."
+    )
+  for other, names in MODES.items():
+    for name in names:
+      if values[name].present and name not in MODES[mode]:
+        raise UserError(f"--{name} is for --mode={other}, not --mode={mode}.")
+  if experiment is None and mode not in WITHOUT_CONFIG:
+    raise UserError(
+      f"--mode={mode} needs --config=FILE.py, for example"
+      " --config=experiments/quickstart.py; --help tells more."
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+  """Does what the command line says."""
+  if any(item in ("--help", "-h", "-help") for item in argv[1:]):
+    print(help_text())
+    return
+  values, experiment = parse(argv)
+  check_flags(values, experiment)
+  # Here, so that --help and mistakes do not wait for jax.
+  from grounded_jax import modes
+
+  options = {name: values[name].value for name in MODES[values["mode"].value]}
+  if experiment is not None:
+    workdir = values["workdir"].value or f"runs/{experiment.name}"
+    options |= {"experiment": experiment, "workdir": pathlib.Path(workdir)}
+  {
+    "train": modes.train,
+    "eval": modes.evaluate,
+    "score": modes.score,
+    "answer": modes.answer,
+    "data": modes.data,
+    "prompt": modes.prompt,
+  }[values["mode"].value](**options)
+
+
+def help_text() -> str:
+  """This module's description and every flag."""
+  values = flags.FlagValues()
+  define_flags(values)
+  lines = [
+    f"  --{name}: {values[name].help} (default: {values[name].default!r})"
+    for name in values
+    if name not in ("help", "h")
+  ]
+  return f"{__doc__}\nflags:\n" + "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit code."""
+  # Libraries that log on import or while saving; errors still show.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+  os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  flags.FLAGS.mark_as_parsed()  # libraries look at absl's global flags
+  try:
+    run(sys.argv if argv is None else ["main", *argv])
+  except UserError as error:
+    print(" ".join(str(error).split()), file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(
+      "Stopped. The same command resumes from the last checkpoint.",
+      file=sys.stderr,
+    )
+    return 130
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
