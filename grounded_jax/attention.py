@@ -3,13 +3,26 @@
 The tokens of a prompt and of its G completions stand in one row, prompt first.
 A prompt token sees the prompt up to itself; completion token i sees its
 prompt's `length` keys and its own completion up to i, never another's.
+
+Both parts are one function with one derivative.  Only the output and the
+log-sum-exp of each query's scores are kept for the backward pass, which
+recomputes the scores block by block (as in FlashAttention, arXiv:2205.14135),
+so that no [queries, keys] array outlives its block.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 _MASKED = -1e30  # finite: a row of masked scores stays a number
+
+# Queries per block.  Prompts are cut into at most _PROMPT_BLOCKS blocks, each
+# of which reads only the keys up to its own end.
+_PROMPT_QUERIES = 256
+_PROMPT_BLOCKS = 8
+_OWN_QUERIES = 128
 
 
 def _wide(x: Array):
@@ -38,24 +51,28 @@ def dense(
   group: int,
   precision: str = "default",
 ) -> Float[Array, "P T N H"]:
-  """Returns the attention's output by one masked softmax over all keys."""
+  """Returns `grouped` computed by one masked softmax over all keys.
+
+  It holds [P N T T] scores: the plain statement that tests compare with.
+  """
   p, t, n, h = q.shape
   q = q.reshape(p, t, k.shape[2], -1, h) * h**-0.5  # [P T K N/K H]
-  scores = jnp.einsum(
-    "pqkrh,pskh->pkrqs",
-    q,
-    k,
-    precision=precision,
-    preferred_element_type=_wide(q),
-  )
+  dot = _dots(q, precision)
+  scores = dot("pqkrh,pskh->pkrqs", q, k)
   mask = _mask(length, prompt_len, group, t)[:, None, None]
   weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1)
-  out = jnp.einsum(
-    "pkrqs,pskh->pqkrh", weights.astype(v.dtype), v, precision=precision
+  out = dot("pkrqs,pskh->pqkrh", weights.astype(v.dtype), v)
+  return out.astype(q.dtype).reshape(p, t, n, h)
+
+
+def _dots(x: Array, precision: str):
+  """einsum with at least float32 accumulation."""
+  return functools.partial(
+    jnp.einsum, precision=precision, preferred_element_type=_wide(x)
   )
-  return out.reshape(p, t, n, h)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def grouped(
   q: Float[Array, "P T N H"],
   k: Float[Array, "P T K H"],
@@ -66,7 +83,270 @@ def grouped(
   precision: str = "default",
 ) -> Float[Array, "P T N H"]:
   """Returns the attention's output; T = prompt_len + group * own tokens."""
-  return dense(q, k, v, length, prompt_len, group, precision)
+  return _forward(q, k, v, length, prompt_len, group, precision)[0]
+
+
+def _prompt_blocks(prompt_len: int) -> list[tuple[int, int]]:
+  size = max(_PROMPT_QUERIES, -(-prompt_len // _PROMPT_BLOCKS))
+  starts = range(0, prompt_len, size)
+  return [(start, min(start + size, prompt_len)) for start in starts]
+
+
+def _own_blocks(group: int, own: int) -> tuple[int, int]:
+  """(members per block, blocks per completion) of the completions' queries."""
+  if own > _OWN_QUERIES:
+    return 1, -(-own // _OWN_QUERIES)
+  fitting = range(1, max(_OWN_QUERIES // own, 1) + 1)
+  return max(m for m in fitting if group % m == 0), 1
+
+
+def _heads_first(x: Array, kv_heads: int) -> Array:
+  """[P T N H] -> [P K N/K T H]."""
+  p, t, n, h = x.shape
+  x = x.reshape(p, t, kv_heads, n // kv_heads, h)
+  return x.transpose(0, 2, 3, 1, 4)
+
+
+def _cut(x: Array, group: int, members: int, blocks: int) -> Array:
+  """[P K R G*C H] -> [G/m blocks P K m R*c H]: queries in scanned blocks."""
+  p, k, r, t, h = x.shape
+  own = t // group
+  x = x.reshape(p, k, r, group, own, h)
+  size = -(-own // blocks)
+  x = jnp.pad(x, ((0, 0),) * 4 + ((0, size * blocks - own), (0, 0)))
+  x = x.reshape(p, k, r, group // members, members, blocks, size, h)
+  x = x.transpose(3, 5, 0, 1, 4, 2, 6, 7)
+  return x.reshape(group // members, blocks, p, k, members, r * size, h)
+
+
+def _join(x: Array, repeat: int, own: int) -> Array:
+  """Undoes `_cut`, without the padding: -> [P K R G*own H]."""
+  outer, blocks, p, k, members, rows, h = x.shape
+  size = rows // repeat
+  x = x.reshape(outer, blocks, p, k, members, repeat, size, h)
+  x = x.transpose(2, 3, 5, 0, 4, 1, 6, 7)
+  x = x.reshape(p, k, repeat, outer * members, blocks * size, h)
+  return x[:, :, :, :, :own].reshape(p, k, repeat, -1, h)
+
+
+def _causal(block: Array, size: int, repeat: int, keys: int) -> Array:
+  """[R*c C]: which own key each query of a block sees."""
+  query = block * size + jnp.arange(size)
+  return jnp.tile(query, repeat)[:, None] >= jnp.arange(keys)
+
+
+def _softmax_parts(parts, values, dot):
+  """(output, log-sum-exp) of one softmax over the scores of several parts.
+
+  Args:
+    parts: scores [... q s] of each part.
+    values: for each part, (einsum of weights and values, values).
+  """
+  top = functools.reduce(jnp.maximum, [s.max(-1) for s in parts])
+  weights = [jnp.exp(s - top[..., None]) for s in parts]
+  total = sum(w.sum(-1) for w in weights)
+  out = sum(
+    dot(spec, w.astype(v.dtype), v)
+    for w, (spec, v) in zip(weights, values, strict=True)
+  )
+  return out / total[..., None], top + jnp.log(total)
+
+
+def _forward(q, k, v, length, prompt_len, group, precision):
+  p, t, n, h = q.shape
+  kv_heads = k.shape[2]
+  repeat = n // kv_heads
+  dot = _dots(q, precision)
+  q = _heads_first(q * h**-0.5, kv_heads)  # [P K R T H]
+  k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))  # [P K T H]
+  prompt_k, prompt_v = k[:, :, :prompt_len], v[:, :, :prompt_len]
+
+  outs, sums = [], []
+  for start, stop in _prompt_blocks(prompt_len):
+    scores = dot(
+      "pkrqh,pksh->pkrqs", q[:, :, :, start:stop], prompt_k[:, :, :stop]
+    )
+    seen = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+    scores = jnp.where(seen, scores, _MASKED)
+    values = ("pkrqs,pksh->pkrqh", prompt_v[:, :, :stop])
+    out, lse = _softmax_parts([scores], [values], dot)
+    outs.append(out)
+    sums.append(lse)
+  lse_own = None
+  if t > prompt_len:
+    out, lse_own = _own_forward(
+      q[:, :, :, prompt_len:], k, v, length, prompt_len, group, dot
+    )
+    outs.append(out)
+  out = jnp.concatenate(outs, axis=3).astype(q.dtype)  # [P K R T H]
+  lse = (jnp.concatenate(sums, axis=3), lse_own)
+  return out.transpose(0, 3, 1, 2, 4).reshape(p, t, n, h), lse
+
+
+def _own_scores(q, prompt_k, own_k, valid, seen, dot):
+  """Scores of a block of completion queries over both parts."""
+  over = dot("pkmqh,pksh->pkmqs", q, prompt_k)
+  over = jnp.where(valid[:, None, None, None], over, _MASKED)
+  own = dot("pkmqh,pkmch->pkmqc", q, own_k)
+  return over, jnp.where(seen, own, _MASKED)
+
+
+def _own_keys(x, prompt_len, group, members, padded):
+  """[P K T H] -> [G/m P K m C H]: the completions' own keys or values."""
+  p, k, t, h = x.shape
+  own = (t - prompt_len) // group
+  x = x[:, :, prompt_len:].reshape(p, k, group // members, members, own, h)
+  x = jnp.pad(x, ((0, 0),) * 4 + ((0, padded - own), (0, 0)))
+  return x.transpose(2, 0, 1, 3, 4, 5)
+
+
+def _own_forward(q, k, v, length, prompt_len, group, dot):
+  repeat, own = q.shape[2], q.shape[3] // group
+  members, blocks = _own_blocks(group, own)
+  size = -(-own // blocks)
+  queries = _cut(q, group, members, blocks)
+  keys = [_own_keys(x, prompt_len, group, members, own) for x in (k, v)]
+  prompt_k, prompt_v = k[:, :, :prompt_len], v[:, :, :prompt_len]
+  valid = jnp.arange(prompt_len) < length[:, None]
+
+  def member(_, inputs):
+    own_q, own_k, own_v = inputs
+    values = (
+      ("pkmqs,pksh->pkmqh", prompt_v),
+      ("pkmqc,pkmch->pkmqh", own_v),
+    )
+
+    def block(_, inputs):
+      index, block_q = inputs
+      seen = _causal(index, size, repeat, own)
+      parts = _own_scores(block_q, prompt_k, own_k, valid, seen, dot)
+      out, lse = _softmax_parts(parts, values, dot)
+      return None, (out.astype(q.dtype), lse)
+
+    return jax.lax.scan(block, None, (jnp.arange(blocks), own_q))
+
+  _, (out, lse) = jax.lax.scan(member, None, (queries, *keys))
+  return _join(out, repeat, own), lse
+
+
+def _grouped_fwd(q, k, v, length, prompt_len, group, precision):
+  out, lse = _forward(q, k, v, length, prompt_len, group, precision)
+  return out, (q, k, v, length, out, lse)
+
+
+def _score_grads(scores, lse, d_weights, delta):
+  """(weights, d scores) of one part, from the merged log-sum-exp."""
+  weights = jnp.exp(scores - lse[..., None])
+  return weights, weights * (d_weights - delta[..., None])
+
+
+def _grouped_bwd(prompt_len, group, precision, saved, d_out):
+  q, k, v, length, out, (lse, lse_own) = saved
+  p, t, n, h = q.shape
+  kv_heads = k.shape[2]
+  dtype = q.dtype
+  dot = _dots(q, precision)
+  delta = jnp.sum(d_out.astype(_wide(q)) * out.astype(_wide(q)), -1)
+  delta = _heads_first(delta[..., None], kv_heads)  # [P K R T 1]
+  d_out = _heads_first(d_out, kv_heads)
+  q = _heads_first(q * h**-0.5, kv_heads)
+  k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))
+  d_k = jnp.zeros((p, kv_heads, prompt_len, h), _wide(q))
+  d_v = jnp.zeros_like(d_k)
+
+  d_q = []
+  for start, stop in _prompt_blocks(prompt_len):
+    rows = (slice(None),) * 3 + (slice(start, stop),)
+    block_q, block_d, block_k, block_v = (
+      q[rows],
+      d_out[rows],
+      k[:, :, :stop],
+      v[:, :, :stop],
+    )
+    scores = dot("pkrqh,pksh->pkrqs", block_q, block_k)
+    seen = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
+    weights, d_scores = _score_grads(
+      jnp.where(seen, scores, _MASKED),
+      lse[..., start:stop],
+      dot("pkrqh,pksh->pkrqs", block_d, block_v),
+      delta[rows][..., 0],
+    )
+    weights, d_scores = weights.astype(dtype), d_scores.astype(dtype)
+    d_q.append(dot("pkrqs,pksh->pkrqh", d_scores, block_k))
+    d_k = d_k.at[:, :, :stop].add(dot("pkrqs,pkrqh->pksh", d_scores, block_q))
+    d_v = d_v.at[:, :, :stop].add(dot("pkrqs,pkrqh->pksh", weights, block_d))
+  if t > prompt_len:
+    own = (slice(None),) * 3 + (slice(prompt_len, None),)
+    d_q_own, d_prompt, d_own = _own_backward(
+      (q[own], k, v, length, d_out[own], delta[own], lse_own),
+      (d_k, d_v),
+      prompt_len,
+      group,
+      dot,
+    )
+    d_q.append(d_q_own)
+    d_k, d_v = (
+      jnp.concatenate([x, y], axis=2)
+      for x, y in zip(d_prompt, d_own, strict=True)
+    )
+  d_q = jnp.concatenate(d_q, axis=3) * h**-0.5
+  d_q = d_q.transpose(0, 3, 1, 2, 4).reshape(p, t, n, h)
+  d_k, d_v = (x.transpose(0, 2, 1, 3).astype(dtype) for x in (d_k, d_v))
+  return d_q.astype(dtype), d_k, d_v, None
+
+
+def _own_backward(saved, d_prompt, prompt_len, group, dot):
+  """(d q, d prompt (k, v), d own (k, v)) of the completions' queries."""
+  q, k, v, length, d_out, delta, lse = saved
+  dtype, repeat, own = q.dtype, q.shape[2], q.shape[3] // group
+  members, blocks = _own_blocks(group, own)
+  size = -(-own // blocks)
+  queries = tuple(_cut(x, group, members, blocks) for x in (q, d_out, delta))
+  keys = tuple(_own_keys(x, prompt_len, group, members, own) for x in (k, v))
+  prompt_k, prompt_v = k[:, :, :prompt_len], v[:, :, :prompt_len]
+  valid = jnp.arange(prompt_len) < length[:, None]
+
+  def member(d_prompt, inputs):
+    block_inputs, (own_k, own_v) = inputs
+
+    def block(carry, inputs):
+      (d_pk, d_pv), (d_ok, d_ov) = carry
+      index, (q, d_out, delta, lse) = inputs
+      seen = _causal(index, size, repeat, own)
+      over, own_scores = _own_scores(q, prompt_k, own_k, valid, seen, dot)
+      d_over = dot("pkmqh,pksh->pkmqs", d_out, prompt_v)
+      w_over, d_over = _score_grads(over, lse, d_over, delta[..., 0])
+      d_own = dot("pkmqh,pkmch->pkmqc", d_out, own_v)
+      w_own, d_own = _score_grads(own_scores, lse, d_own, delta[..., 0])
+      w_over, d_over, w_own, d_own = (
+        x.astype(dtype) for x in (w_over, d_over, w_own, d_own)
+      )
+      d_q = dot("pkmqs,pksh->pkmqh", d_over, prompt_k)
+      d_q += dot("pkmqc,pkmch->pkmqh", d_own, own_k)
+      d_pk += dot("pkmqs,pkmqh->pksh", d_over, q)
+      d_pv += dot("pkmqs,pkmqh->pksh", w_over, d_out)
+      d_ok += dot("pkmqc,pkmqh->pkmch", d_own, q)
+      d_ov += dot("pkmqc,pkmqh->pkmch", w_own, d_out)
+      return ((d_pk, d_pv), (d_ok, d_ov)), d_q
+
+    zeros = jnp.zeros(own_k.shape, _wide(q))
+    (d_prompt, d_own), d_q = jax.lax.scan(
+      block, (d_prompt, (zeros, zeros)), (jnp.arange(blocks), block_inputs)
+    )
+    return d_prompt, (d_q, d_own)
+
+  d_prompt, (d_q, d_own) = jax.lax.scan(
+    member, d_prompt, ((*queries, lse), keys)
+  )
+  p, heads = k.shape[:2]
+  d_own = tuple(
+    x.transpose(1, 2, 0, 3, 4, 5).reshape(p, heads, group * own, -1)
+    for x in d_own
+  )
+  return _join(d_q, repeat, own), d_prompt, d_own
+
+
+grouped.defvjp(_grouped_fwd, _grouped_bwd)
 
 
 def decode(
@@ -92,22 +372,17 @@ def decode(
   past_k, past_v, written = past
   p, g, n, h = q.shape
   q = q.reshape(p, g, prompt_k.shape[2], -1, h) * h**-0.5  # [P G K N/K H]
-  wide = {"precision": precision, "preferred_element_type": _wide(q)}
-  over = jnp.einsum("pgkrh,plkh->pgkrl", q, prompt_k, **wide)
+  dot = _dots(q, precision)
+  over = dot("pgkrh,plkh->pgkrl", q, prompt_k)
   valid = jnp.arange(prompt_k.shape[1]) < length[:, None]
   over = jnp.where(valid[:, None, None, None], over, _MASKED)
-  own = jnp.einsum("pgkrh,pgckh->pgkrc", q, past_k, **wide)
+  own = dot("pgkrh,pgckh->pgkrc", q, past_k)
   own = jnp.where(jnp.arange(past_k.shape[2]) < written, own, _MASKED)
-  self_score = jnp.einsum("pgkrh,pgkh->pgkr", q, new[0], **wide)
-
-  # One softmax over the three parts, without joining their keys.
-  top = jnp.maximum(over.max(-1), jnp.maximum(own.max(-1), self_score))
-  over = jnp.exp(over - top[..., None])
-  own = jnp.exp(own - top[..., None])
-  self_weight = jnp.exp(self_score - top)
-  total = over.sum(-1) + own.sum(-1) + self_weight
-  out = jnp.einsum("pgkrl,plkh->pgkrh", over.astype(q.dtype), prompt_v, **wide)
-  out += jnp.einsum("pgkrc,pgckh->pgkrh", own.astype(q.dtype), past_v, **wide)
-  out += self_weight[..., None] * new[1][:, :, :, None].astype(out.dtype)
-  out = out / total[..., None]
+  itself = dot("pgkrh,pgkh->pgkr", q, new[0])[..., None]
+  values = (
+    ("pgkrl,plkh->pgkrh", prompt_v),
+    ("pgkrc,pgckh->pgkrh", past_v),
+    ("pgkrx,pgkh->pgkrh", new[1]),
+  )
+  out, _ = _softmax_parts([over, own, itself], values, dot)
   return out.astype(q.dtype).reshape(p, g, n, h)
