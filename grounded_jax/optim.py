@@ -157,13 +157,33 @@ def micro_gradients(
   if count == 1:
     grads, aux = gradient(params, batch)
     return grads, jax.tree.map(lambda x: x[None], aux)
-  # Rows i, i + count, ...: on a mesh every device keeps a share of each.
-  parts = jax.tree.map(
-    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
-  )
 
   def body(total_grads, part):
     grads, aux = gradient(params, part)
     return jax.tree.map(jnp.add, total_grads, grads), aux
 
-  return jax.lax.scan(body, jax.tree.map(jnp.zeros_like, params), parts)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  return jax.lax.scan(body, zeros, split(batch, count))
+
+
+def split(batch: Any, count: int) -> Any:
+  """Returns `count` micro-batches, stacked along a new first axis.
+
+  Micro-batch i holds the rows i, i + count, ..., so that on a mesh every
+  device keeps a share of each.  Scalars are repeated.
+  """
+  return jax.tree.map(
+    lambda x: (
+      x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+      if x.ndim
+      else jnp.broadcast_to(x, (count,))
+    ),
+    batch,
+  )
+
+
+def join(parts: Any) -> Any:
+  """Returns the batch that `split` made these micro-batches from."""
+  return jax.tree.map(
+    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts
+  )
