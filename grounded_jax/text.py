@@ -175,7 +175,8 @@ def rule(text: str) -> list[str]:
   sentences, start = [], 0
   for match in _STOP.finditer(text):
     cited = "[" in match.group()
-    if not cited and _ABBREVIATION.search(text[start : match.end()]):
+    tail = text[max(start, match.end() - 16) : match.end()]
+    if not cited and _ABBREVIATION.search(tail):
       continue
     sentences.append(text[start : match.end()].strip())
     start = match.end()

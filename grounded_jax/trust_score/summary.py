@@ -1,0 +1,126 @@
+"""From per-record rows to the metrics: every metric is a function of sums.
+
+One formula serves the score itself and its bootstrap resamples, which are
+sums under other weights.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+METRICS = (
+  "trust",
+  "f1_ac",
+  "p_ac",
+  "r_ac",
+  "f1_gr",
+  "refusal_f1",
+  "refusal_precision",
+  "refusal_recall",
+  "answer_f1",
+  "answer_precision",
+  "answer_recall",
+  "f1_gc",
+  "citation_precision",
+  "citation_recall",
+  "answered_ratio",
+)
+
+# What is summed over the records; the order of a row's columns.
+_COLUMNS = (
+  "records",
+  "answered",
+  "answerable",
+  "right_refusals",  # refused and unanswerable
+  "right_answers",  # answered and answerable
+  "p_count",  # the denominator of P_AC
+  "p_credit",
+  "r_credit",
+  "cited",  # answered, with at least one sentence
+  "recall",
+  "precision",
+)
+
+
+def columns(
+  rows: Iterable[Mapping[str, Any]],
+) -> dict[str, Float[np.ndarray, "N K"]]:
+  """The summed quantities of each row, by task, rows in their order."""
+  by_task: dict[str, list[tuple[float, ...]]] = {}
+  for row in rows:
+    by_task.setdefault(row["task"], []).append(_columns(row))
+  return {task: np.array(rows, float) for task, rows in by_task.items()}
+
+
+def _columns(row: Mapping[str, Any]) -> tuple[float, ...]:
+  answered, answerable = not row["is_refusal"], row["answerable"]
+  # Claims leave out what refuses once citations are removed; the other tasks
+  # leave out what refuses as it stands, and score the former 0.
+  counted = (
+    not row["is_refusal_no_citations"] if row["task"] == "claims" else answered
+  )
+  cited = answered and row["citation_recall"] is not None
+  return (
+    1,
+    answered,
+    answerable,
+    not answered and not answerable,
+    answered and answerable,
+    counted,
+    counted * row["correctness"],
+    answerable * row["correctness"],
+    cited,
+    row["citation_recall"] if cited else 0,
+    row["citation_precision"] if cited else 0,
+  )
+
+
+def metrics(
+  sums: Float[np.ndarray, "... K"],
+) -> dict[str, Float[np.ndarray, "..."]]:
+  """The metrics of summed columns, in percent (paper.md section 5)."""
+  s = {name: sums[..., k] for k, name in enumerate(_COLUMNS)}
+  # Refusal and answer F1 and their mean, F1_GR.
+  refusal_precision = _ratio(s["right_refusals"], s["records"] - s["answered"])
+  refusal_recall = _ratio(s["right_refusals"], s["records"] - s["answerable"])
+  answer_precision = _ratio(s["right_answers"], s["answered"])
+  answer_recall = _ratio(s["right_answers"], s["answerable"])
+  refusal_f1 = _harmonic(refusal_precision, refusal_recall)
+  answer_f1 = _harmonic(answer_precision, answer_recall)
+  f1_gr = (refusal_f1 + answer_f1) / 2
+  # P_AC over the answered, R_AC over the answerable; credits are percent.
+  p_ac = _ratio(s["p_credit"], s["p_count"]) / 100
+  r_ac = _ratio(s["r_credit"], s["answerable"]) / 100
+  f1_ac = _harmonic(p_ac, r_ac)
+  # Citations, over answered outputs that have a sentence.
+  citation_precision = _ratio(s["precision"], s["cited"]) / 100
+  citation_recall = _ratio(s["recall"], s["cited"]) / 100
+  f1_gc = _harmonic(citation_precision, citation_recall)
+  answered_ratio = np.round(_ratio(s["answered"], s["records"]), 2)
+  trust = (f1_ac + f1_gr + f1_gc) / 3
+  local = locals()
+  return {name: local[name] for name in METRICS}
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+  """100 * part / whole, and 0 where whole is 0."""
+  return 100 * np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  return np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0)
+
+
+def by_task(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+  """The metrics of each task's rows, and under "macro" their plain mean."""
+  out = {
+    task: {name: float(value) for name, value in metrics(x.sum(0)).items()}
+    for task, x in columns(rows).items()
+  }
+  out["macro"] = {
+    name: sum(scores[name] for scores in out.values()) / len(out)
+    for name in METRICS
+  }
+  return out
