@@ -155,7 +155,6 @@ def _softmax_parts(parts, values, dot):
 def _forward(q, k, v, length, prompt_len, group, precision):
   p, t, n, h = q.shape
   kv_heads = k.shape[2]
-  repeat = n // kv_heads
   dot = _dots(q, precision)
   q = _heads_first(q * h**-0.5, kv_heads)  # [P K R T H]
   k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))  # [P K T H]
