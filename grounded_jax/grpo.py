@@ -22,8 +22,8 @@ _ZERO_STD = 1e-6  # a group whose rewards differ by less teaches nothing
 
 def advantages(
   cfg: config.GRPO,
-  total: Float[Array, "P G"],
-  parts: dict[str, Float[Array, "P G"]] | None = None,
+  total: Float[types.Array, "P G"],
+  parts: dict[str, Float[types.Array, "P G"]] | None = None,
   weights: dict[str, float] | None = None,
 ) -> Float[Array, "P G"]:
   """Returns how much better each completion is than its group.
@@ -35,7 +35,9 @@ def advantages(
     weights: of the parts after they are normalised; 1 where not named.
   """
   if cfg.combine == "gdpo":
+    parts = {name: jnp.asarray(part) for name, part in parts.items()}
     return _gdpo(cfg, parts, weights or {})
+  total = jnp.asarray(total)
   centred = _centred(cfg, total)
   if cfg.scale == "group":
     return centred / (_std(total, axis=1) + _STD_EPS)
@@ -77,8 +79,9 @@ def _std(x: Float[Array, "P G"], axis: int | None) -> Float[Array, "#P #G"]:
 
 
 def zero_advantage_groups(
-  total: Float[Array, "P G"], weight: Float[Array, "P G"] | None = None
-) -> Bool[Array, " P"]:
+  total: Float[types.Array, "P G"],
+  weight: Float[types.Array, "P G"] | None = None,
+) -> Bool[types.Array, " P"]:
   """Returns which groups would add nothing to the gradient without a KL term.
 
   A group is one whose rewards all agree, whatever their value, or whose
@@ -93,11 +96,11 @@ def zero_advantage_groups(
 
 
 def completion_weight(
-  cfg: config.GRPO, finished: Bool[Array, "P G"]
+  cfg: config.GRPO, finished: Bool[types.Array, "P G"]
 ) -> Float[Array, "P G"]:
   """Returns each completion's weight in the loss: 0 drops truncated ones."""
-  kept = finished if cfg.truncated == "drop" else jnp.ones_like(finished)
-  return kept.astype(jnp.float32)
+  finished = jnp.asarray(finished, jnp.float32)
+  return finished if cfg.truncated == "drop" else jnp.ones_like(finished)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "model", "graphdef"))
