@@ -153,9 +153,11 @@ class Rewards:
   citation: str = "minimal"
   max_citations: int = 3  # per statement; 0 = no limit
   # Answering the unanswerable: "format" points only as printed, "ternary" =
-  # 1.0 below them, "gated" = nothing but the tag count (GRACE).
+  # 1.0 below them, "gated" = nothing but the tag count, and no more for
+  # refusing the answerable either (GRACE).  Stage 1 has none of them.
   unanswerable: str = "ternary"
   overlong: int = 0  # soft penalty over the last so many tokens; 0 = none
+  splitter: str = "punkt"  # of answers into statements: punkt, rule
   refusal_flag: str = "I apologize, but I couldn't find an answer"
   refusal_threshold: int = 85  # percent, strictly above
   verifier: Verifier = Verifier()
@@ -164,6 +166,7 @@ class Rewards:
     _choice("statements", self.statements, ("sum", "first", "mean", "list_f1"))
     _choice("citation", self.citation, ("entail", "minimal"))
     _choice("unanswerable", self.unanswerable, ("format", "ternary", "gated"))
+    _choice("splitter", self.splitter, ("punkt", "rule"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -298,6 +301,11 @@ class Stage:
     _choice("objective", self.objective, ("grpo", "sft"))
     _choice("answerable", self.answerable, ("any", "only", "even"))
     _positive(self, "save_every", "keep")
+    if self.rewards.overlong >= self.grpo.max_new_tokens:
+      raise UserError(
+        f"rewards.overlong={self.rewards.overlong} must be below"
+        f" grpo.max_new_tokens={self.grpo.max_new_tokens}."
+      )
     if self.steps < 0:
       raise UserError(f"steps={self.steps} must not be negative.")
 
