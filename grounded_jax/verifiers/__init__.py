@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from grounded_jax import config
+
 
 class Verifier(Protocol):
   """Judges pairs; every caller collects its pairs and asks once.
 
-  Any callable of this shape serves where no name is asked for.
+  Any callable of this shape serves as one; those made here also have a
+  `name`, which stands beside every score they give.
   """
 
   def __call__(
@@ -15,3 +18,16 @@ class Verifier(Protocol):
   ) -> Sequence[bool]:
     """For each pair, whether the premise entails the whole hypothesis."""
     ...
+
+
+def make(cfg: config.Verifier) -> Verifier:
+  """The verifier that a config names, remembering what it has said."""
+  # Here, so that the types above can be had without any verifier's code.
+  from grounded_jax.data import world
+  from grounded_jax.verifiers import cache, lexical
+
+  made = {
+    "lexical": lambda: lexical.Lexical(cfg.threshold),
+    "oracle": world.Oracle,
+  }[cfg.kind]()
+  return cache.Cached(made, cfg.cache)

@@ -1,0 +1,144 @@
+"""The rewards as TRL's `GRPOTrainer` takes them: `reward_funcs=...`.
+
+TRL calls each function with the prompts, the completions (texts, or message
+lists when the prompts are conversations), the completions' token ids and one
+list for each column of the data set, all of one length.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from grounded_jax import config, rewards
+from grounded_jax.records import TASK_OF_DATASET, TASKS, Doc, Example, UserError
+from grounded_jax.verifiers import Verifier
+
+RewardFunction = Callable[..., list[float]]
+
+
+def reward_functions(
+  cfg: config.Rewards,
+  verifier: Verifier,
+  *,
+  prefill: str = "",
+  max_tokens: int = 0,
+) -> list[RewardFunction]:
+  """One function per reward part, named after it; their sum is the reward.
+
+  The data set needs the columns question, docs and answers, and task or
+  dataset; answerable follows from the docs when it is not given.  A batch is
+  scored once, whichever function is called first.
+
+  Args:
+    cfg: which reward.
+    verifier: asked once per batch.
+    prefill: what the chat template writes at the start of a completion.
+    max_tokens: `max_completion_length`; read by the overlong penalty.
+  """
+  batch = _Batch(cfg, verifier, prefill, max_tokens)
+  functions = []
+  for part in rewards.PARTS:
+    function = functools.partial(_part, batch, part)
+    function.__name__ = f"reward_{part}"
+    functions.append(function)
+  return functions
+
+
+def _part(
+  batch: "_Batch",
+  part: str,
+  prompts: Sequence[Any],
+  completions: Sequence[Any],
+  completion_ids: Sequence[Sequence[int]] | None = None,
+  **columns: Any,
+) -> list[float]:
+  """One part of each completion's score."""
+  del prompts
+  scores = batch.scores(completions, completion_ids, columns)
+  return [score.parts[part] for score in scores]
+
+
+class _Batch:
+  """The scores of the batch that was asked for last."""
+
+  def __init__(
+    self,
+    cfg: config.Rewards,
+    verifier: Verifier,
+    prefill: str,
+    max_tokens: int,
+  ):
+    self._cfg = cfg
+    self._verifier = verifier
+    self._prefill = prefill
+    self._max_tokens = max_tokens
+    self._key: Any = None
+    self._scores: list[rewards.Score] = []
+
+  def scores(
+    self,
+    completions: Sequence[Any],
+    ids: Sequence[Sequence[int]] | None,
+    columns: Mapping[str, Any],
+  ) -> list[rewards.Score]:
+    texts = [_written(completion) for completion in completions]
+    tokens = [len(row) for row in ids] if ids else [0] * len(texts)
+    examples = [_example(columns, i) for i in range(len(texts))]
+    key = (examples, texts, tokens)
+    if key != self._key:
+      self._scores = rewards.score_batch(
+        examples,
+        [
+          rewards.completion(
+            text, tokens=count, prefill=self._prefill, tags=self._cfg.tags
+          )
+          for text, count in zip(texts, tokens, strict=True)
+        ],
+        self._cfg,
+        self._verifier,
+        max_tokens=self._max_tokens,
+      )
+      self._key = key
+    return self._scores
+
+
+def _written(completion: str | Sequence[Mapping[str, str]]) -> str:
+  """The text of a completion, or of the messages of a conversation's."""
+  if isinstance(completion, str):
+    return completion
+  return "".join(message["content"] for message in completion)
+
+
+def _example(columns: Mapping[str, Any], i: int) -> Example:
+  """The example of row `i` of the data set's columns."""
+  for name in ("question", "docs", "answers"):
+    if name not in columns:
+      raise UserError(f"The data set has no column {name!r}.")
+  docs = tuple(
+    Doc(
+      title=doc["title"],
+      text=doc["text"],
+      answers_found=tuple(doc["answers_found"]),
+    )
+    for doc in columns["docs"][i]
+  )
+  task = columns["task"][i] if "task" in columns else ""
+  dataset = columns["dataset"][i] if "dataset" in columns else ""
+  task = task or TASK_OF_DATASET.get(dataset, "")
+  if task not in TASKS:
+    raise UserError(
+      f"The data set needs a column task ({', '.join(TASKS)}) or dataset"
+      f" ({', '.join(TASK_OF_DATASET)}); row {i} has task {task!r}."
+    )
+  answerable = any(any(doc.answers_found) for doc in docs)
+  if "answerable" in columns and columns["answerable"][i] is not None:
+    answerable = bool(columns["answerable"][i])
+  return Example(
+    id=str(columns["id"][i]) if "id" in columns else "",
+    task=task,
+    question=columns["question"][i],
+    docs=docs,
+    answers=tuple(tuple(aliases) for aliases in columns["answers"][i]),
+    answerable=answerable,
+    dataset=dataset,
+  )
