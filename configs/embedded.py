@@ -1,0 +1,33 @@
+"""The embedded world as data, and its judges."""
+
+from grounded_jax import config
+
+
+def data(seed: int = 0, limit: int = 3000) -> config.Data:
+  """Training questions of one world, prompted in its own few words."""
+  return config.Data(
+    train=config.Source(path="world:train", limit=limit, seed=seed),
+    passages=5,
+    max_prompt_len=128,
+    style="tiny",
+    chat=False,
+  )
+
+
+def evals(seed: int = 0, limit: int = 300) -> tuple[config.Eval, ...]:
+  """`limit` test questions, a third of each task, half of them answerable;
+  and as many that are all answerable.  Headline judge: the fact oracle."""
+  common = {
+    "headline": config.Verifier(kind="oracle"),
+    "batch": 100,
+    "max_new_tokens": 48,
+    "splitter": "punkt",
+  }
+  source = config.Source(path="world:test", limit=limit, seed=seed)
+  answerable = config.Source(
+    path="world:test", limit=limit // 2, seed=seed, answerable="only"
+  )
+  return (
+    config.Eval(name="test", source=source, **common),
+    config.Eval(name="answerable", source=answerable, **common),
+  )
