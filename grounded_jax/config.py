@@ -7,6 +7,7 @@ stages and evals keyed by their `name`.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from typing import Any
@@ -17,6 +18,14 @@ from grounded_jax.records import UserError
 def _choice(name: str, value: Any, allowed: tuple) -> None:
   if value not in allowed:
     raise UserError(f"{name}={value!r} must be one of {', '.join(allowed)}.")
+
+
+def _folder(kind: str, name: str) -> None:
+  """Refuses a name that cannot be a folder and part of an override."""
+  if not re.fullmatch(r"\w[\w-]*", name):
+    raise UserError(
+      f"The {kind} name {name!r} must consist of letters, digits, _ and -."
+    )
 
 
 def _positive(section: Any, *names: str) -> None:
@@ -296,6 +305,8 @@ class Stage:
   save_every: int = 50  # steps between checkpoints
   keep: int = 2  # checkpoints kept, the last always
   log_rollouts: int = 10  # steps between stored rollouts; 0 = never
+  # The control experiment: scores dealt out anew within each group.
+  shuffle_rewards: bool = False
 
   def __post_init__(self):
     _choice("objective", self.objective, ("grpo", "sft"))
@@ -325,6 +336,8 @@ class Experiment:
   def __post_init__(self):
     for kind, items in (("stage", self.stages), ("eval", self.evals)):
       names = [item.name for item in items]
+      for name in names:
+        _folder(kind, name)
       if len(set(names)) < len(names):
         raise UserError(f"two of the {kind}s have one name: {names}.")
 
