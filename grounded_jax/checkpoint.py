@@ -1,7 +1,7 @@
 """Checkpoints of a stage, saved asynchronously by Orbax.
 
 `<workdir>/<stage>/checkpoints/<step>/` holds the items `params`, `optimizer`,
-`meta` (the global data cursor, seconds spent, config) and, when a KL term
+`meta` (the global data cursor, config) and, when a KL term
 needs it, `reference`.  Parameters are an item of their own, so that
 evaluation and the next stage read nothing else.
 """
@@ -14,26 +14,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import orbax.checkpoint as ocp
 
-from grounded_jax import types
+from grounded_jax import optim, types
 from grounded_jax.records import UserError
 
 policies = ocp.checkpoint_managers
 
 # Fields that may differ between the run that saved and the run that resumes:
 # they change neither what is learned nor from what.
-FREE = ("mesh", "evals", "save_every", "keep", "log_rollouts")
+FREE = ("mesh", "save_every", "keep", "log_rollouts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Restored:
-  """A stage as it stood after a step."""
+class Start:
+  """Where a stage begins, or goes on."""
 
   state: types.TrainState
   reference: Any | None  # the parameters of the KL term, if any
-  cursor: int  # prompts read so far: the position in the global order
-  seconds: float  # training time of the stage so far
+  cursor: int = 0  # prompts read so far: the position in the global order
+  step: int = 0  # steps done
 
 
 def open_manager(
@@ -66,13 +67,12 @@ def save(
   *,
   step: int,
   cursor: int,
-  seconds: float,
   config: Mapping[str, Any],
   reference: Any | None = None,
   metrics: Mapping[str, float] | None = None,
 ) -> None:
   """Starts saving the stage as it stands after `step`; returns at once."""
-  meta = {"cursor": cursor, "seconds": seconds, "config": dict(config)}
+  meta = {"cursor": cursor, "config": dict(config)}
   items = {
     "params": ocp.args.StandardSave(state.params),
     "optimizer": ocp.args.StandardSave(
@@ -90,13 +90,27 @@ def save(
   )
 
 
-def restore(
+def begin(
   manager: ocp.CheckpointManager,
-  like: types.TrainState,
+  tx: optax.GradientTransformation,
+  params: Any,
   *,
   with_reference: bool,
-) -> Restored:
-  """The latest checkpoint, in the shapes, dtypes and shardings of `like`."""
+) -> Start:
+  """The stage after its last checkpoint, or fresh from `params`.
+
+  Args:
+    manager: of the stage's checkpoints.
+    tx: the stage's optimiser.
+    params: what a fresh stage starts from; shapes and shardings of the rest.
+    with_reference: whether the loss needs the parameters of the beginning.
+  """
+  fresh = optim.init(tx, params)
+  if manager.latest_step() is None:
+    # A copy: the update gives the parameters' memory away.
+    copy = jax.tree.map(jnp.copy, params) if with_reference else None
+    return Start(state=fresh, reference=copy)
+  like = abstract(fresh)
   items = {
     "params": ocp.args.StandardRestore(like.params),
     "optimizer": ocp.args.StandardRestore(
@@ -108,7 +122,7 @@ def restore(
     items["reference"] = ocp.args.StandardRestore(like.params)
   step = manager.latest_step()
   got = manager.restore(step, args=ocp.args.Composite(**items))
-  return Restored(
+  return Start(
     state=types.TrainState(
       params=got["params"],
       opt_state=got["optimizer"]["opt_state"],
@@ -116,7 +130,7 @@ def restore(
     ),
     reference=got["reference"] if with_reference else None,
     cursor=got["meta"]["cursor"],
-    seconds=got["meta"]["seconds"],
+    step=step,
   )
 
 

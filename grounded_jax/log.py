@@ -51,6 +51,17 @@ def write_jsonl(path: pathlib.Path, rows: list[dict]) -> None:
   part.replace(path)
 
 
+def read_json(path: pathlib.Path) -> Any:
+  """The value of a JSON file."""
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: pathlib.Path) -> list[Any]:
+  """The values of a file with one JSON value a line."""
+  with path.open(encoding="utf-8") as file:
+    return [json.loads(line) for line in file]
+
+
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
   """The rows of a workdir's metrics.jsonl; a half-written last line is not
   a row."""
@@ -76,10 +87,7 @@ class Metrics:
     rows = [row for row in read_metrics(workdir) if keep(row)]
     write_jsonl(workdir / "metrics.jsonl", rows)
     self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-    self._events = tensorboardX.SummaryWriter(
-      str(workdir / "events"), purge_step=len(rows), write_to_disk=True
-    )
-    self._count = len(rows)
+    self._events = tensorboardX.SummaryWriter(str(workdir / "events"))
 
   def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
     """Appends one step."""
@@ -87,7 +95,14 @@ class Metrics:
     self._file.flush()
     for name, value in values.items():
       self._events.add_scalar(f"{stage}/{name}", value, step)
-    self._count += 1
+
+  def scalars(
+    self, name: str, stage: str, step: int, values: Mapping[str, Any]
+  ) -> None:
+    """Shows an evaluation's numbers in TensorBoard."""
+    for key, value in values.items():
+      if type(value) is float:
+        self._events.add_scalar(f"{stage}/{name}/{key}", value, step)
 
   def close(self) -> None:
     self._file.close()

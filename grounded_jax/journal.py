@@ -1,0 +1,231 @@
+"""What a run leaves in its workdir, and what it finds there when it resumes.
+
+config.json, metrics.jsonl, TensorBoard events, rollouts/, eval/, summary.json
+and the checkpoints of each stage.
+"""
+
+import contextlib
+import pathlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+import rich.console
+
+from grounded_jax import (
+  checkpoint,
+  config,
+  evaluate,
+  groups,
+  log,
+  scoring,
+  types,
+)
+from grounded_jax import policy as policy_lib
+from grounded_jax.records import Example
+
+_WARM = 2  # steps that compile, before a trace begins
+
+
+class Stopwatch:
+  """The seconds of a step and of its phases."""
+
+  def __init__(self):
+    self._began = time.monotonic()
+    self._phases = {}
+
+  @contextlib.contextmanager
+  def __call__(self, phase: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    spent = time.monotonic() - began
+    self._phases[phase] = self._phases.get(phase, 0.0) + spent
+
+  def read(self) -> dict[str, float]:
+    """`seconds` since the start, and those of each phase."""
+    phases = {f"seconds_{name}": s for name, s in self._phases.items()}
+    return {"seconds": time.monotonic() - self._began, **phases}
+
+
+class Journal:
+  """Writes a run's files; opened on an interrupted run it continues them."""
+
+  def __init__(
+    self,
+    experiment: config.Experiment,
+    workdir: pathlib.Path,
+    policy: policy_lib.Policy,
+    sets: Mapping[str, Sequence[Example]],
+    console: rich.console.Console,
+    profile: int = 0,
+  ):
+    """Opens the workdir.
+
+    Args:
+      experiment: what is run.
+      workdir: made if it does not exist.
+      policy: what is evaluated.
+      sets: the examples of each evaluation.
+      console: where progress is shown.
+      profile: steps to trace for xprof, once compiled.
+    """
+    self.experiment = experiment
+    self.workdir = workdir
+    self.policy = policy
+    self._sets = sets
+    self._config = config.to_dict(experiment)
+    self._profile = profile
+    self._steps = 0  # done by this process
+    log.write_json(workdir / "config.json", self._config)
+    done = {stage.name: self.done(stage) for stage in experiment.stages}
+    # Steps after the last checkpoint are done again.
+    self._metrics = log.Metrics(
+      workdir, lambda row: row["step"] <= done.get(row["stage"], 0)
+    )
+    rows = log.read_metrics(workdir)
+    self._elapsed = rows[-1]["elapsed"] if rows else 0.0
+    self._began = time.monotonic()
+    self.progress = log.Progress(console)
+
+  def close(self) -> None:
+    self._metrics.close()
+    self.progress.close()
+
+  def done(self, stage: config.Stage) -> int:
+    """The step of the stage's last checkpoint; 0 if it has none."""
+    return max(checkpoint.steps(self.workdir, stage.name), default=0)
+
+  def elapsed(self) -> float:
+    """Seconds that the run has taken, those before a restart included."""
+    return self._elapsed + time.monotonic() - self._began
+
+  def step(
+    self,
+    stage: config.Stage,
+    step: int,
+    values: Mapping[str, Any],
+    watch: Stopwatch,
+  ) -> None:
+    """Records a step that was done."""
+    numbers = {name: float(value) for name, value in values.items()}
+    numbers |= watch.read() | {"elapsed": self.elapsed()}
+    self._metrics.write(stage.name, step, numbers)
+    self.progress.step(stage.name, step, stage.steps, numbers)
+    self._steps += 1
+    if self._profile and self._steps == _WARM:
+      jax.profiler.start_trace(str(self.workdir / "profile"))
+    if self._profile and self._steps == _WARM + self._profile:
+      jax.profiler.stop_trace()
+      self.progress.note(f"Trace written to {self.workdir / 'profile'}.")
+
+  def rollouts(
+    self, stage: config.Stage, step: int, drawn: groups.Groups
+  ) -> None:
+    """Stores some steps' completions with each part of their reward."""
+    every = stage.log_rollouts
+    if every and (step == 1 or step % every == 0):
+      path = self.workdir / "rollouts" / f"{stage.name}-{step:06d}.jsonl"
+      log.write_jsonl(path, list(groups.rows(drawn)))
+
+  def save(
+    self,
+    saves: ocp.CheckpointManager,
+    stage: config.Stage,
+    step: int,
+    state: types.TrainState,
+    cursor: int,
+    reference: Any | None,
+  ) -> None:
+    """Evaluates and saves the stage after `step`, where either is due.
+
+    What is evaluated is saved, so that the best checkpoint exists.
+    """
+    last = step == stage.steps
+    trust = None
+    for item in self.experiment.evals:
+      if last or (item.every and step % item.every == 0):
+        result = self._evaluate(item, stage, step, state.params)
+        trust = result["trust"] if trust is None else trust
+    if last or trust is not None or step % stage.save_every == 0:
+      checkpoint.save(
+        saves,
+        state,
+        step=step,
+        cursor=cursor,
+        config=self._config,
+        reference=reference,
+        metrics=None if trust is None else {"trust": trust},
+      )
+
+  def evaluate(self, stage: config.Stage, step: int, params: Any) -> None:
+    """Evaluates every set that has not been evaluated after this step."""
+    for item in self.experiment.evals:
+      self._evaluate(item, stage, step, params)
+
+  def _evaluate(
+    self, item: config.Eval, stage: config.Stage, step: int, params: Any
+  ) -> dict[str, Any]:
+    path = self._evaluation(item.name, stage, step)
+    if path.exists():
+      return log.read_json(path)
+    result = evaluate.run(
+      self.policy,
+      params,
+      self._sets[item.name],
+      item,
+      data=self.experiment.data,
+      rewards=stage.rewards,
+      seed=self.experiment.seed,
+    )
+    # The numbers last: they say that the outputs are complete.
+    log.write_jsonl(path.with_suffix(".jsonl"), result.records)
+    log.write_json(path, result.metrics)
+    self._metrics.scalars(f"eval/{item.name}", stage.name, step, result.metrics)
+    self.progress.note(
+      f"{stage.name}  step {step}  {item.name}  {scoring.line(result.metrics)}"
+    )
+    return result.metrics
+
+  def _evaluation(
+    self, name: str, stage: config.Stage, step: int
+  ) -> pathlib.Path:
+    return self.workdir / "eval" / f"{name}-{stage.name}-{step}.json"
+
+  def _results(self, stage: config.Stage, step: int) -> dict[str, Any]:
+    paths = {
+      item.name: self._evaluation(item.name, stage, step)
+      for item in self.experiment.evals
+    }
+    return {
+      name: log.read_json(path) for name, path in paths.items() if path.exists()
+    }
+
+  def write_summary(self) -> dict[str, Any]:
+    """Writes summary.json, of the stages as far as they are; returns it."""
+    rows = log.read_metrics(self.workdir)
+    stages, after = [], {}
+    for stage in self.experiment.stages:
+      seconds = [r["seconds"] for r in rows if r["stage"] == stage.name]
+      # The evaluation after one stage is the one before the next.
+      before = self._results(stage, 0) or after
+      after = self._results(stage, stage.steps)
+      stages.append(
+        {
+          "name": stage.name,
+          "steps": len(seconds),
+          "seconds": sum(seconds),
+          "seconds_per_step": statistics.median(seconds) if seconds else None,
+          "eval_before": before,
+          "eval_after": after,
+        }
+      )
+    summary = {
+      "name": self.experiment.name,
+      "seconds": self.elapsed(),
+      "stages": stages,
+    }
+    log.write_json(self.workdir / "summary.json", summary)
+    return summary

@@ -1,0 +1,315 @@
+"""What each --mode does; a result is JSON on stdout, its table on stderr.
+
+jax is imported only by the modes that compute with it.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import rich.console
+import rich.table
+
+from grounded_jax import (
+  config,
+  log,
+  outputs,
+  scoring,
+  text,
+)
+from grounded_jax import tokenizer as tokenizer_lib
+from grounded_jax.data import parsing, sources
+from grounded_jax.records import Doc, Example, UserError
+
+_SHOWN = (
+  "trust",
+  "f1_ac",
+  "f1_gr",
+  "f1_gc",
+  "citation_precision",
+  "citation_recall",
+  "answered_ratio",
+)
+
+
+def _people() -> rich.console.Console:
+  return rich.console.Console(stderr=True, highlight=False)
+
+
+def _result(value: Any) -> None:
+  print(log.dumps(value, indent=2))
+
+
+def train(
+  experiment: config.Experiment, workdir: pathlib.Path, profile: int
+) -> None:
+  """Runs the experiment in `workdir`, or what is left of it."""
+  from grounded_jax import train as train_lib
+
+  if not experiment.stages:
+    raise UserError(f"The experiment {experiment.name} has no stages to train.")
+  train_lib.run(experiment, workdir, profile=profile)
+
+
+def evaluate(
+  experiment: config.Experiment, workdir: pathlib.Path, checkpoint: str
+) -> None:
+  """TRUST-SCORE of a checkpoint on every set; also in workdir/eval."""
+  from grounded_jax import evaluate as evaluate_lib
+  from grounded_jax import inputs
+  from grounded_jax import policy as policy_lib
+
+  if not experiment.evals:
+    raise UserError(f"The experiment {experiment.name} has no evals.")
+  stages = experiment.stages
+  rewards = stages[-1].rewards if stages else config.Rewards()
+  found = inputs.load(experiment)
+  policy, params = policy_lib.load(experiment, _origin(workdir, checkpoint))
+  results = {}
+  for item in experiment.evals:
+    result = evaluate_lib.run(
+      policy,
+      params,
+      found.evals[item.name],
+      item,
+      data=experiment.data,
+      rewards=rewards,
+      seed=experiment.seed,
+    )
+    path = workdir / "eval" / f"{item.name}.json"
+    log.write_jsonl(path.with_suffix(".jsonl"), result.records)
+    log.write_json(path, result.metrics)
+    results[item.name] = result.metrics
+    _table(item.name, result.metrics)
+  _result(results)
+
+
+def _origin(workdir: pathlib.Path, checkpoint: str) -> pathlib.Path | None:
+  """The checkpoint that the flag names; None = the experiment's own weights."""
+  from grounded_jax import checkpoint as checkpoint_lib
+
+  if checkpoint == "start":
+    return None
+  if checkpoint in ("latest", "best"):
+    return checkpoint_lib.find(str(workdir), best=checkpoint == "best")
+  return checkpoint_lib.find(checkpoint)
+
+
+def _table(title: str, metrics: Mapping[str, Any]) -> None:
+  table = rich.table.Table("", *_SHOWN, title=title, box=None)
+  rows = {"": metrics} | metrics.get("tasks", {})
+  if "reward_verifier" in metrics:
+    judged = metrics["reward_verifier"]
+    rows[f"by {judged['verifier']}"] = judged
+  for name, scores in rows.items():
+    table.add_row(name, *(_number(scores[key]) for key in _SHOWN))
+  for end, index in (("low", 0), ("high", 1)):
+    if "intervals" in metrics:
+      spans = metrics["intervals"]
+      table.add_row(
+        f"95% {end}", *(_number(spans[key][index]) for key in _SHOWN)
+      )
+  _people().print(table)
+
+
+def _number(value: float | None) -> str:
+  return "-" if value is None else f"{value:.1f}"
+
+
+def score(
+  outputs: str,
+  task: str,
+  bootstrap: int,
+  against: str,
+  splitter: str,
+  verifier: str,
+  threshold: float,
+) -> None:
+  """TRUST-SCORE of any system's outputs, or of two and their difference."""
+  if not outputs:
+    raise UserError("--mode=score needs --outputs=FILE of records with output.")
+  judge = config.Verifier(kind=verifier, threshold=threshold)
+  options = {"splitter": splitter, "bootstrap": bootstrap}
+  records = _outputs(outputs, task)
+  result = scoring.score(records, judge, **options)
+  _table(outputs, result)
+  if against:
+    others = _outputs(against, task)
+    other = scoring.score(others, judge, **options)
+    _table(against, other)
+    difference = scoring.difference(records, others, judge, **options)
+    result |= {"against": other, "difference": difference}
+    table = rich.table.Table("", *_SHOWN, title="difference", box=None)
+    for index, name in enumerate(("mean", "95% low", "95% high")):
+      table.add_row(name, *(_number(difference[k][index]) for k in _SHOWN))
+    _people().print(table)
+  _result(result)
+
+
+def _outputs(path: str, task: str) -> list[dict[str, Any]]:
+  return list(outputs.read(path, task=task))
+
+
+def answer(
+  experiment: config.Experiment,
+  workdir: pathlib.Path,
+  checkpoint: str,
+  question: str,
+  passages: str,
+) -> None:
+  """Answers one question from passages, with the passages that it cites."""
+  if not question.strip() or not passages:
+    raise UserError("--mode=answer needs --question=TEXT and --passages=FILE.")
+  example = Example(
+    id="question",
+    task=experiment.data.train.task or "short",
+    question=question.strip(),
+    docs=read_passages(pathlib.Path(passages))[: experiment.data.passages],
+    answers=(),
+    answerable=False,  # not known, and not read
+  )
+  from grounded_jax import evaluate as evaluate_lib
+  from grounded_jax import policy as policy_lib
+
+  policy, params = policy_lib.load(experiment, _origin(workdir, checkpoint))
+  decoding = config.Eval(name="answer", source=config.Source())
+  if experiment.evals:
+    decoding = experiment.evals[0]
+  got = evaluate_lib.answers(
+    policy,
+    params,
+    [example],
+    decoding,
+    data=experiment.data,
+    seed=experiment.seed,
+  )[0]
+  docs, said = got.example.docs, got.completion
+  cited = dict.fromkeys(text.citations(said.answer))
+  cited = [i for i in cited if 0 <= i < len(docs)]
+  people = _people()
+  people.print(said.answer, markup=False)
+  for i in cited:
+    line = f"\n[{i + 1}] {docs[i].title}\n{docs[i].text}"
+    people.print(line, markup=False, style="dim")
+  flag = config.Rewards().refusal_flag
+  _result(
+    {
+      "question": example.question,
+      "answer": said.answer,
+      "think": said.think,
+      "refused": text.is_refusal(flag, said.answer),
+      "citations": [i + 1 for i in cited],
+      "finished": said.finished,
+      "passages": [{"title": d.title, "text": d.text} for d in docs],
+    }
+  )
+
+
+def read_passages(path: pathlib.Path) -> tuple[Doc, ...]:
+  """The passages of a file: title and text each, or one record's docs."""
+  if not path.is_file():
+    raise UserError(
+      f"--passages={path}: there is no such file; give JSON lines with title"
+      " and text."
+    )
+  found = [(where, row) for where, row in parsing.rows(path)]
+  if len(found) == 1 and "docs" in found[0][1]:
+    where, row = found[0]
+    if not isinstance(row["docs"], list):
+      raise UserError(f"{where}: 'docs' must be a list of passages.")
+    found = [(f"{where}, doc {i}", d) for i, d in enumerate(row["docs"], 1)]
+  if not found:
+    raise UserError(f"{path} holds no passages.")
+  for where, row in found:
+    if not isinstance(row, dict) or not all(
+      isinstance(row.get(name), str) for name in ("title", "text")
+    ):
+      raise UserError(
+        f"{where}: a passage needs 'title' and 'text', both text."
+      )
+  return tuple(Doc(title=row["title"], text=row["text"]) for _, row in found)
+
+
+def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
+  """Loads, validates and counts every record that the experiment reads."""
+  del workdir
+  from grounded_jax import inputs
+
+  tokenizer = tokenizer_lib.load(experiment.model)
+  named = {
+    f"stage {stage.name}": inputs.stage_source(experiment, stage)
+    for stage in experiment.stages
+  } | {f"eval {item.name}": item.source for item in experiment.evals}
+  result = {}
+  columns = ("records", "answerable", "golds", "passages", "prompt tokens")
+  table = rich.table.Table("", *columns, "dropped", box=None)
+  for name, source in named.items():
+    counts = count(experiment.data, source, tokenizer)
+    result[name] = counts
+    table.add_row(
+      name,
+      str(counts["records"]),
+      f"{counts['answerable']:.1%}",
+      f"{counts['golds']:.2f}",
+      f"{counts['passages']:.2f}",
+      "{mean:.0f} (at most {max})".format(**counts["prompt_tokens"]),
+      str(counts["dropped"] or "-"),
+    )
+  _people().print(table)
+  _result(result)
+
+
+def count(
+  cfg: config.Data, source: config.Source, tokenizer: tokenizer_lib.Tokenizer
+) -> dict[str, Any]:
+  """What a source holds, and how long its prompts are."""
+  from grounded_jax import pipeline
+
+  examples, statistics = sources.load(source, cfg.passages)
+  fitted = [pipeline.fit(example, tokenizer, cfg) for example in examples]
+  lengths = [len(ids) for _, ids in fitted]
+  shown = [example for example, _ in fitted]
+  pairs = list(zip(examples, shown, strict=True))
+  return dataclasses.asdict(statistics) | {
+    "path": source.path,
+    "prompt_tokens": {
+      "mean": sum(lengths) / len(lengths),
+      "max": max(lengths),
+    },
+    "passages_dropped": sum(len(a.docs) - len(b.docs) for a, b in pairs),
+    "no_longer_answerable": sum(
+      a.answerable and not b.answerable for a, b in pairs
+    ),
+  }
+
+
+def prompt(
+  experiment: config.Experiment, workdir: pathlib.Path, count: int
+) -> None:
+  """Prints the first training prompts, exactly, with their token counts."""
+  del workdir
+  from grounded_jax import inputs, pipeline
+
+  tokenizer = tokenizer_lib.load(experiment.model)
+  if experiment.stages:
+    source = inputs.stage_source(experiment, experiment.stages[0])
+  else:
+    source = experiment.data.train
+  examples, _ = sources.load(source, experiment.data.passages)
+  result = []
+  people = _people()
+  for example in examples[:count]:
+    shown, ids = pipeline.fit(example, tokenizer, experiment.data)
+    written = pipeline.render(shown, tokenizer, experiment.data)
+    people.rule(f"{example.id}: {len(ids)} tokens")
+    people.print(written, markup=False, highlight=False, soft_wrap=True)
+    result.append(
+      {
+        "id": example.id,
+        "tokens": len(ids),
+        "passages": len(shown.docs),
+        "prompt": written,
+      }
+    )
+  _result(result)

@@ -1,0 +1,127 @@
+"""A decoder with its tokenizer: prompts in, completions out.
+
+The one place where sampled tokens become text.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from grounded_jax import checkpoint as checkpoint_lib
+from grounded_jax import config, rewards, sampler, types, weights
+from grounded_jax import mesh as mesh_lib
+from grounded_jax import model as model_lib
+from grounded_jax import tokenizer as tokenizer_lib
+from grounded_jax.records import Completion
+from grounded_jax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Policy:
+  """All of a policy that training does not change."""
+
+  model: config.Model
+  graphdef: Any
+  tokenizer: Tokenizer
+  rows: jax.sharding.Sharding  # of arrays whose first axis is P
+
+
+def load(
+  experiment: config.Experiment, checkpoint: pathlib.Path | None = None
+) -> tuple[Policy, Any]:
+  """The policy and its parameters, laid out over the experiment's mesh.
+
+  Args:
+    experiment: its model, mesh and seed (of random weights) are read.
+    checkpoint: one of a run's; None = the model's own weights.
+  """
+  cfg = experiment.model
+  devices = mesh_lib.make(experiment.mesh)
+  tokenizer = tokenizer_lib.load(cfg)
+  decoder = weights.decoder(cfg)
+  tokenizer_lib.check(tokenizer, decoder)
+  graphdef, shapes = model_lib.abstract(decoder, cfg.param_dtype)
+  layout = mesh_lib.shardings(devices, model_lib.logical_axes(decoder))
+  policy = Policy(
+    model=cfg,
+    graphdef=graphdef,
+    tokenizer=tokenizer,
+    rows=mesh_lib.rows(devices),
+  )
+  if checkpoint is not None:
+    like = jax.tree.map(
+      lambda leaf, where: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=where
+      ),
+      shapes,
+      layout,
+    )
+    return policy, checkpoint_lib.restore_params(checkpoint, like)
+  if cfg.path:
+    return policy, weights.load(cfg, shapes, layout)
+  make = lambda key: model_lib.init(decoder, key, cfg.param_dtype)[1]
+  key = jax.random.key(experiment.seed)
+  return policy, jax.jit(make, out_shardings=layout)(key)
+
+
+def put(policy: Policy, tree: Any) -> Any:
+  """The host arrays of `tree`, their first axis over the devices."""
+  return jax.tree.map(lambda x: jax.device_put(x, policy.rows), tree)
+
+
+def draw(
+  policy: Policy,
+  params: Any,
+  prompts: types.PromptBatch,
+  *,
+  seed: int,
+  stage: int,
+  step: int,
+  purpose: int,
+  group: int,
+  max_new_tokens: int,
+  temperature: float,
+  top_p: float = 1.0,
+) -> types.Rollout:
+  """G completions of each prompt, on the host."""
+  rollout = sampler.sample(
+    policy.graphdef,
+    params,
+    put(policy, prompts),
+    # Arrays: as Python numbers they would compile anew for every value.
+    seed=np.int32(seed),
+    stage=np.int32(stage),
+    step=np.int32(step),
+    purpose=np.int32(purpose),
+    group=group,
+    max_new_tokens=max_new_tokens,
+    temperature=temperature,
+    top_p=top_p,
+    eos=policy.tokenizer.eos,
+    model=policy.model,
+  )
+  return jax.device_get(rollout)
+
+
+def completions(
+  policy: Policy, rollout: types.Rollout, data: config.Data
+) -> list[list[Completion]]:
+  """The text of each completion, [P][G], split into think and answer."""
+  # A base model's prompt goes through no template, so none wrote a prefill.
+  prefill = policy.tokenizer.prefill(data.thinking) if data.chat else ""
+  p, g, _ = rollout.tokens.shape
+
+  def one(i: int, j: int) -> Completion:
+    ids = rollout.tokens[i, j][rollout.sampled[i, j]].tolist()
+    return rewards.completion(
+      policy.tokenizer.decode(ids),
+      finished=bool(rollout.finished[i, j]),
+      tokens=len(ids),
+      prefill=prefill,
+      tags=data.tags,
+    )
+
+  return [[one(i, j) for j in range(g)] for i in range(p)]
