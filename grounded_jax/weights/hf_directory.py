@@ -1,0 +1,195 @@
+"""Hugging Face directories: safetensors and config.json, in and out."""
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from grounded_jax import config
+from grounded_jax.records import UserError
+from grounded_jax.weights import checkpoint, table
+
+_ARCHITECTURES = {
+  "LlamaForCausalLM": False,
+  "Qwen3ForCausalLM": True,
+}  # QK norm
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+# What a field must be for the decoder to compute the model; absent is fine.
+_REQUIRED = {
+  "hidden_act": ("silu",),
+  "attention_bias": (False,),
+  "mlp_bias": (False,),
+  "use_sliding_window": (False,),
+  "quantization_config": (None,),
+  "partial_rotary_factor": (None, 1.0),
+  "pretraining_tp": (None, 1),
+}
+
+
+def read(path: pathlib.Path) -> checkpoint.Checkpoint:
+  """The model in a directory with config.json and safetensors.
+
+  Raises:
+    UserError: files are missing or broken, or a model that the decoder cannot
+      be; the sentence names the file or the field.
+  """
+  decoder = _decoder(path / "config.json")
+  where = _shards(path)
+  files, shapes = {}, {}
+  for name, file in where.items():
+    if file not in files:
+      files[file] = _open(file)
+    shapes[name] = tuple(files[file].get_slice(name).get_shape())
+  # A tied model may still hold its head, and old ones their rotary tables.
+  unused = lambda name: name == "lm_head.weight" or name.endswith(".inv_freq")
+  checkpoint.check(path, decoder, shapes, unused)
+  return checkpoint.Checkpoint(
+    path=path,
+    decoder=decoder,
+    tensor=lambda name: files[where[name]].get_tensor(name),
+  )
+
+
+def save(
+  path: pathlib.Path,
+  decoder: config.Decoder,
+  params: dict[str, Any],
+  dtype: str = "",
+) -> None:
+  """Writes config.json and model.safetensors, as transformers reads them.
+
+  Args:
+    path: a directory, made if it does not exist.
+    decoder: the model's shape; Qwen3's layout if it has QK norms.
+    params: the parameter tree.
+    dtype: stored as, "" = as the parameters are.
+  """
+  tensors = {}
+  for row in table.rows(decoder):
+    leaf = np.asarray(functools.reduce(dict.__getitem__, row.path, params))
+    leaf = leaf.astype(jnp.dtype(dtype)) if dtype else leaf
+    tensors |= table.tensors(row, decoder, leaf)
+  stored = next(iter(tensors.values())).dtype.name
+  path.mkdir(parents=True, exist_ok=True)
+  safetensors.numpy.save_file(tensors, path / _SINGLE, {"format": "pt"})
+  settings = json.dumps(_settings(decoder, stored), indent=2)
+  (path / "config.json").write_text(settings + "\n", "utf-8")
+
+
+def _settings(decoder: config.Decoder, dtype: str) -> dict[str, Any]:
+  architecture = "Qwen3" if decoder.qk_norm else "Llama"
+  return {
+    "architectures": [f"{architecture}ForCausalLM"],
+    "model_type": architecture.lower(),
+    "vocab_size": decoder.vocab,
+    "hidden_size": decoder.embed,
+    "intermediate_size": decoder.mlp,
+    "num_hidden_layers": decoder.layers,
+    "num_attention_heads": decoder.heads,
+    "num_key_value_heads": decoder.kv_heads,
+    "head_dim": decoder.head_dim,
+    "rope_theta": decoder.rope_theta,
+    "rms_norm_eps": decoder.norm_eps,
+    "tie_word_embeddings": decoder.tied,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "torch_dtype": dtype,
+  }
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  if not path.is_file():
+    raise UserError(
+      f"There is no {path.name} in {path.parent}: give a whole Hugging Face"
+      " directory, as `hf download NAME --local-dir DIR` makes it."
+    )
+  try:
+    return json.loads(path.read_text("utf-8"))
+  except json.JSONDecodeError as error:
+    raise UserError(
+      f"{path} line {error.lineno} is not JSON: {error.msg}."
+    ) from None
+
+
+def _shards(path: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The file of each tensor."""
+  if (path / _INDEX).is_file():
+    where = {n: path / f for n, f in _json(path / _INDEX)["weight_map"].items()}
+    missing = sorted(
+      {file.name for file in where.values() if not file.exists()}
+    )
+    if missing:
+      raise UserError(
+        f"{path / _INDEX} names {missing[0]}, which is not there: the download"
+        f" lacks {len(missing)} files."
+      )
+    return where
+  if not (path / _SINGLE).is_file():
+    raise UserError(
+      f"{path} holds neither {_SINGLE} nor {_INDEX}: only safetensors are read;"
+      " get them with `hf download NAME --local-dir DIR`."
+    )
+  return {name: path / _SINGLE for name in _open(path / _SINGLE).keys()}
+
+
+def _open(file: pathlib.Path) -> Any:
+  try:
+    return safetensors.safe_open(file, framework="np")
+  except safetensors.SafetensorError as error:
+    raise UserError(
+      f"{file} is not a whole safetensors file ({error}): fetch it again."
+    ) from None
+
+
+def _decoder(path: pathlib.Path) -> config.Decoder:
+  settings = _json(path)
+  names = settings.get("architectures") or ["none stated"]
+  if names[0] not in _ARCHITECTURES:
+    raise UserError(
+      f"{path} describes a model of the architecture {names[0]}; supported are"
+      f" {', '.join(_ARCHITECTURES)}."
+    )
+  for name, allowed in _REQUIRED.items():
+    if name in settings and settings[name] not in allowed:
+      raise UserError(f"{path}: {name}={settings[name]!r} is not supported.")
+  kinds = set(settings.get("layer_types") or ()) - {"full_attention"}
+  if kinds:
+    raise UserError(f"{path}: layer type {min(kinds)!r} is not supported.")
+  try:
+    heads, embed = settings["num_attention_heads"], settings["hidden_size"]
+    return config.Decoder(
+      layers=settings["num_hidden_layers"],
+      embed=embed,
+      mlp=settings["intermediate_size"],
+      heads=heads,
+      kv_heads=settings.get("num_key_value_heads") or heads,
+      head_dim=settings.get("head_dim") or embed // heads,
+      vocab=settings["vocab_size"],
+      rope_theta=_rope_theta(path, settings),
+      norm_eps=float(settings["rms_norm_eps"]),
+      tied=settings.get("tie_word_embeddings", False),
+      qk_norm=_ARCHITECTURES[names[0]],
+    )
+  except KeyError as error:
+    raise UserError(f"{path} has no field {error.args[0]!r}.") from None
+
+
+def _rope_theta(path: pathlib.Path, settings: dict[str, Any]) -> float:
+  """The rotary base; any scaling of positions is refused by its name."""
+  # transformers 5 writes rope_parameters, older releases rope_scaling.
+  for name in ("rope_scaling", "rope_parameters"):
+    rope = settings.get(name) or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+      raise UserError(f"{path}: {name} of type {kind!r} is not supported.")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+      raise UserError(f"{path}: partial_rotary_factor is not supported.")
+  rope = settings.get("rope_parameters") or {}
+  return float(settings.get("rope_theta", rope.get("rope_theta", 10_000.0)))
