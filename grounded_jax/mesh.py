@@ -1,0 +1,127 @@
+"""Devices as a mesh, and which mesh axes each logical axis is cut over.
+
+The model names logical axes, the experiment sizes the mesh, and only this
+module knows both.
+"""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
+
+from grounded_jax import config
+from grounded_jax.records import UserError
+
+AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes.  One that is absent is whole on every device.
+RULES = {
+  "batch": ("data", "fsdp"),
+  "embed": ("fsdp",),
+  "heads": ("tensor",),
+  "kv_heads": ("tensor",),
+  "mlp": ("tensor",),
+  "vocab": ("tensor",),
+}
+
+
+def sizes(cfg: config.Mesh, devices: int) -> tuple[int, int, int]:
+  """Returns the mesh's size along each axis, whose product is `devices`.
+
+  Raises:
+    UserError: the sizes do not multiply to the number of devices.
+  """
+  asked = (cfg.data, cfg.fsdp, cfg.tensor)
+  named = ", ".join(f"mesh.{n}={s}" for n, s in zip(AXES, asked, strict=True))
+  if asked.count(-1) > 1 or any(size < 1 and size != -1 for size in asked):
+    raise UserError(
+      f"{named}: every size must be at least 1, and at most one may be -1"
+      " (every device that is left)."
+    )
+  known = math.prod(size for size in asked if size != -1)
+  if devices % known or (-1 not in asked and known != devices):
+    raise UserError(
+      f"{named} do not divide the {devices} devices: their product is {known}."
+    )
+  left = devices // known
+  return tuple(left if size == -1 else size for size in asked)
+
+
+def make(cfg: config.Mesh) -> Mesh:
+  """Returns the mesh of all devices, with axes data, fsdp and tensor."""
+  shape = sizes(cfg, jax.device_count())
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _is_axes(node: Any) -> bool:
+  return isinstance(node, tuple)
+
+
+def spec(axes: tuple[str, ...]) -> PartitionSpec:
+  """Returns how an array with these logical axes is cut."""
+  return PartitionSpec(*(RULES.get(axis) for axis in axes))
+
+
+def shardings(mesh: Mesh | AbstractMesh, axes: Any, shapes: Any = None) -> Any:
+  """Returns the sharding of each leaf of a tree of logical axes.
+
+  Args:
+    mesh: the devices.
+    axes: a tree whose leaves are tuples of logical axis names.
+    shapes: the same tree of arrays or their descriptions; given, each size is
+      checked against the mesh.
+
+  Raises:
+    UserError: a size that its mesh axes do not divide.
+  """
+  if shapes is not None:
+    jax.tree.map_with_path(
+      lambda path, names, leaf: _check(mesh, path, names, leaf.shape),
+      axes,
+      shapes,
+      is_leaf=_is_axes,
+    )
+  return jax.tree.map(
+    lambda names: NamedSharding(mesh, spec(names)), axes, is_leaf=_is_axes
+  )
+
+
+def _ways(mesh: Mesh | AbstractMesh, axis: str) -> int:
+  """In how many parts the mesh cuts a logical axis."""
+  return math.prod(mesh.shape[name] for name in RULES.get(axis, ()))
+
+
+def _check(
+  mesh: Mesh | AbstractMesh, path: Any, axes: tuple[str, ...], shape: Any
+) -> None:
+  for axis, size in zip(axes, shape, strict=True):
+    ways = _ways(mesh, axis)
+    if size % ways:
+      where = jax.tree_util.keystr(path, simple=True, separator=".")
+      over = " * ".join(f"mesh.{n}={mesh.shape[n]}" for n in RULES[axis])
+      raise UserError(
+        f"{where}: its axis {axis} of size {size} is not divisible by"
+        f" {over}: change the mesh."
+      )
+
+
+def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
+  """Returns the sharding of arrays whose first axis is P, the prompts."""
+  return NamedSharding(mesh, spec(("batch",)))
+
+
+def check_rows(mesh: Mesh | AbstractMesh, name: str, count: int) -> None:
+  """Raises UserError unless `count` prompts divide over the devices."""
+  ways = _ways(mesh, "batch")
+  if count % ways:
+    raise UserError(
+      f"{name}={count} prompts are not divisible by the {ways} devices of"
+      f" mesh.data={mesh.shape['data']} * mesh.fsdp={mesh.shape['fsdp']}."
+    )
