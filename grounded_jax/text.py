@@ -149,7 +149,17 @@ def punkt(text: str) -> list[str]:
   A citation after the full stop goes to the next sentence, as in the
   published metric.
   """
-  return punkt_model.sent_tokenize(text)
+  return list(_punkt(text))
+
+
+@functools.cache
+def _punkt_tokenizer() -> punkt_model.PunktSentenceTokenizer:
+  return punkt_model.tokenizer_for("english")
+
+
+@functools.lru_cache(maxsize=4096)  # rewards and metric read an answer twice
+def _punkt(text: str) -> tuple[str, ...]:
+  return tuple(_punkt_tokenizer().tokenize(text))
 
 
 # A sentence ends at . ! or ?, with closing quotes or brackets and then its

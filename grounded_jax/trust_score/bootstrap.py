@@ -51,13 +51,14 @@ def difference(
   middle = _middle({name: first[name] - second[name] for name in first})
   now, then = _macro(_sums(ours)), _macro(_sums(theirs))
   return {
-    name: (float(now[name] - then[name]), *middle[name]) for name in middle
+    name: (float(now[name][0] - then[name][0]), *middle[name])
+    for name in middle
   }
 
 
 def _resampled(
   systems: Sequence[dict[str, Float[np.ndarray, "N K"]]], n: int, seed: int
-) -> Iterator[dict[str, Float[np.ndarray, " n"]]]:
+) -> Iterator[dict[str, Float[np.ndarray, " R"]]]:
   """Yields the metrics of `n` resamples, of each system under the same draws.
 
   A resample is a count of each record, so its sums are one product with the
@@ -77,11 +78,13 @@ def _resampled(
 
 def _sums(
   columns: dict[str, Float[np.ndarray, "N K"]],
-) -> dict[str, Float[np.ndarray, " K"]]:
-  return {task: x.sum(0) for task, x in columns.items()}
+) -> dict[str, Float[np.ndarray, "1 K"]]:
+  return {task: x.sum(0, keepdims=True) for task, x in columns.items()}
 
 
-def _macro(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _macro(
+  sums: dict[str, Float[np.ndarray, "R K"]],
+) -> dict[str, Float[np.ndarray, " R"]]:
   """Every metric, averaged over the tasks."""
   scores = [summary.metrics(x) for x in sums.values()]
   return {
@@ -91,7 +94,7 @@ def _macro(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _middle(
-  samples: dict[str, Float[np.ndarray, " n"]],
+  samples: dict[str, Float[np.ndarray, " R"]],
 ) -> dict[str, tuple[float, float]]:
   return {
     name: tuple(float(x) for x in np.percentile(values, (2.5, 97.5)))

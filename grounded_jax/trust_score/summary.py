@@ -62,7 +62,7 @@ def _columns(row: Mapping[str, Any]) -> tuple[float, ...]:
     not row["is_refusal_no_citations"] if row["task"] == "claims" else answered
   )
   cited = answered and row["citation_recall"] is not None
-  return (
+  values = (
     1,
     answered,
     answerable,
@@ -75,13 +75,14 @@ def _columns(row: Mapping[str, Any]) -> tuple[float, ...]:
     row["citation_recall"] if cited else 0,
     row["citation_precision"] if cited else 0,
   )
+  return tuple(float(value) for value in values)
 
 
 def metrics(
-  sums: Float[np.ndarray, "... K"],
-) -> dict[str, Float[np.ndarray, "..."]]:
-  """The metrics of summed columns, in percent (paper.md section 5)."""
-  s = {name: sums[..., k] for k, name in enumerate(_COLUMNS)}
+  sums: Float[np.ndarray, "R K"],
+) -> dict[str, Float[np.ndarray, " R"]]:
+  """The metrics, in percent, of R sums of columns (paper.md section 5)."""
+  s = {name: sums[:, k] for k, name in enumerate(_COLUMNS)}
   # Refusal and answer F1 and their mean, F1_GR.
   refusal_precision = _ratio(s["right_refusals"], s["records"] - s["answered"])
   refusal_recall = _ratio(s["right_refusals"], s["records"] - s["answerable"])
@@ -99,9 +100,24 @@ def metrics(
   citation_recall = _ratio(s["recall"], s["cited"]) / 100
   f1_gc = _harmonic(citation_precision, citation_recall)
   answered_ratio = np.round(_ratio(s["answered"], s["records"]), 2)
-  trust = (f1_ac + f1_gr + f1_gc) / 3
-  local = locals()
-  return {name: local[name] for name in METRICS}
+  values = (
+    (f1_ac + f1_gr + f1_gc) / 3,
+    f1_ac,
+    p_ac,
+    r_ac,
+    f1_gr,
+    refusal_f1,
+    refusal_precision,
+    refusal_recall,
+    answer_f1,
+    answer_precision,
+    answer_recall,
+    f1_gc,
+    citation_precision,
+    citation_recall,
+    answered_ratio,
+  )
+  return dict(zip(METRICS, values, strict=True))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -116,7 +132,10 @@ def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def by_task(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
   """The metrics of each task's rows, and under "macro" their plain mean."""
   out = {
-    task: {name: float(value) for name, value in metrics(x.sum(0)).items()}
+    task: {
+      name: float(value[0])
+      for name, value in metrics(x.sum(0, keepdims=True)).items()
+    }
     for task, x in columns(rows).items()
   }
   out["macro"] = {

@@ -1,11 +1,12 @@
 """Who decides whether a premise supports a hypothesis."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from grounded_jax import config
 
 
+@runtime_checkable
 class Verifier(Protocol):
   """Judges pairs; every caller collects its pairs and asks once.
 

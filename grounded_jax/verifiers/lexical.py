@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 _WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*(?:['’][^\W_]+)?")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _SUFFIX = re.compile(r"(?<=...)(?:ies|ied|ing|ed|es|s|ly|y|e)$")
 
 _STOP = frozenset(
@@ -54,7 +54,6 @@ class Lexical:
   def __init__(self, threshold: float):
     self.threshold = threshold
     self.name = f"lexical({threshold:g})"
-    # Passages recur in every completion of a group, and in the next epoch.
     self._premise = functools.lru_cache(maxsize=20_000)(_read_premise)
     self._hypothesis = functools.lru_cache(maxsize=20_000)(_read_hypothesis)
 
@@ -139,7 +138,18 @@ def _denies(tokens: Sequence[str]) -> bool:
 
 
 def _read_premise(premise: str) -> _Premise:
-  sentences = [_tokens(sentence) for sentence in _SENTENCE.split(premise)]
+  lines = [_read_line(line) for line in premise.split("\n")]
+  return _Premise(
+    words=frozenset().union(*(line.words for line in lines)),
+    exact=frozenset().union(*(line.exact for line in lines)),
+    sentences=tuple(s for line in lines for s in line.sentences),
+  )
+
+
+# Passages recur in every completion of a group, joined in many ways.
+@functools.lru_cache(maxsize=50_000)
+def _read_line(line: str) -> _Premise:
+  sentences = [_tokens(sentence) for sentence in _SENTENCE.split(line)]
   read = tuple(
     _Sentence(words=_content(tokens), denies=_denies(tokens))
     for tokens in sentences

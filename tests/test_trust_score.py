@@ -1,0 +1,305 @@
+import json
+import math
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from grounded_jax import text, trust_score
+from grounded_jax.records import UserError
+
+GOLDENS = pathlib.Path(__file__).parents[2] / "shared" / "goldens"
+TASKS = {
+  "asqa": "short",
+  "qampari": "list",
+  "eli5": "claims",
+  "expertqa": "claims",
+}
+ORIGINAL = {  # our names, the published evaluator's
+  "trust": ("trust_score",),
+  "f1_ac": ("calib_str_em_f1", "calib_qampari_em_f1", "calib_claims_nli_f1"),
+  "p_ac": (
+    "calib_answered_str_em",
+    "calib_answered_qampari_f1_top5",
+    "calib_answered_claims_nli",
+  ),
+  "r_ac": (
+    "calib_answerable_str_em",
+    "calib_answerable_qampari_f1_top5",
+    "calib_answerable_claims_nli",
+  ),
+  "f1_gr": ("macro_f1",),
+  "refusal_f1": ("refuse_f1",),
+  "refusal_precision": ("refuse_prec",),
+  "refusal_recall": ("refuse_rec",),
+  "answer_f1": ("answerable_f1",),
+  "answer_precision": ("answerable_prec",),
+  "answer_recall": ("answerable_rec",),
+  "f1_gc": ("answered_citation_f1",),
+  "citation_precision": ("answered_citation_prec",),
+  "citation_recall": ("answered_citation_rec",),
+  "answered_ratio": ("answered_ratio",),
+}
+REFUSAL = "I apologize, but I couldn't find an answer."
+
+
+class Words:
+  """Entails when every word of the hypothesis is in the premise."""
+
+  name = "words"
+
+  def __init__(self):
+    self.calls = []
+
+  def __call__(self, premises, hypotheses):
+    self.calls.append(list(zip(premises, hypotheses, strict=True)))
+    return [
+      set(text.normalize(h).split()) <= set(text.normalize(p).split())
+      for p, h in zip(premises, hypotheses, strict=True)
+    ]
+
+
+def record(output, answers, *bits, task="short", question="Which city?"):
+  texts = ["Paris is big.", "Rome is old.", "Oslo is cold."]
+  docs = [
+    {"title": "T", "text": passage, "answers_found": found}
+    for passage, found in zip(texts, bits, strict=False)
+  ]
+  return {
+    "question": question,
+    "answers": answers,
+    "docs": docs,
+    "output": output,
+    "task": task,
+  }
+
+
+def four():
+  return [
+    record("Paris is big [1].", [["Paris"]], [1], [0]),
+    record("Paris is big [2].", [["Paris"], ["Rome"]], [1, 0], [0, 1]),
+    record(REFUSAL, [["Oslo"]], [0], [0]),
+    record("Rome is big [1].", [["Oslo"]], [0], [0]),
+  ]
+
+
+def score(records, task="short", **options):
+  return trust_score.evaluate(
+    records, task=task, verifier=Words(), splitter=text.rule, **options
+  )
+
+
+def test_four_records_by_hand():
+  got = score(four())
+  want = {
+    "p_ac": 100 * (1 + 0.5 + 0) / 3,
+    "r_ac": 100 * (1 + 0.5) / 2,
+    "f1_ac": 60,
+    "refusal_precision": 100,
+    "refusal_recall": 50,
+    "refusal_f1": 200 / 3,
+    "answer_precision": 200 / 3,
+    "answer_recall": 100,
+    "answer_f1": 80,
+    "f1_gr": (200 / 3 + 80) / 2,
+    "citation_recall": 100 / 3,
+    "citation_precision": 100 / 3,
+    "f1_gc": 100 / 3,
+    "answered_ratio": 75,
+    "trust": (60 + 220 / 3 + 100 / 3) / 3,
+  }
+  assert got == pytest.approx(want, abs=1e-9)
+  assert tuple(got) == trust_score.METRICS
+
+
+@pytest.mark.parametrize(
+  ("output", "recall", "precision"),
+  [
+    ("Paris is big [1]. Rome is old.", 50, 100),  # the second cites nothing
+    ("Paris is big [1][9].", 0, 0),  # out of range voids the sentence
+    ("Paris is big [1][2].", 100, 50),  # the second is not needed
+    ("Paris is big [1][1].", 100, 100),  # each entails alone
+    ("Paris is big. Rome is old.", 0, 0),
+    ("Paris is big [2][2][2][1].", 0, 0),  # only the first three count
+    ("Oslo is cold [0].", 100, 100),  # 0 is the last document
+  ],
+)
+def test_citations_by_hand(output, recall, precision):
+  one = record(output, [["Paris"], ["Rome"]], [1, 0], [0, 1], [0, 0])
+  got = score([one])
+  assert got["citation_recall"] == pytest.approx(recall)
+  assert got["citation_precision"] == pytest.approx(precision)
+
+
+def test_a_needless_citation_is_forgiven_where_it_shares_a_supported_gold():
+  apart = record("Paris is big [1][2].", [["Paris"]], [1], [0])
+  shared = record("Paris is big [1][2].", [["Paris"]], [1], [1])
+  assert score([apart])["citation_precision"] == 50
+  assert score([shared])["citation_precision"] == 100
+
+
+def test_list_recall_counts_five_golds_and_precision_every_item():
+  golds = [["Paris", "Lutetia"], ["Rome"], ["Oslo"]]
+  one = record("Lutetia [1], rome [2], X.", golds, [1, 1, 0], [0, 1, 0])
+  # precision 2/3, recall 2/2 of the supported golds
+  assert score([one], "list")["p_ac"] == pytest.approx(80)
+
+
+def test_claims_leave_what_refuses_without_citations_out_of_the_answered():
+  polo = record("Polo [1]", [["Paris is big."]], [1], [0])
+  right = record("Paris is big [1].", [["Paris is big."]], [1], [0])
+  assert score([polo, right], "claims")["p_ac"] == 100
+  assert score([polo, right], "claims")["answered_ratio"] == 100
+  short = [{**polo, "answers": [["Polo"]]}, right]
+  assert score(short)["p_ac"] == 50
+
+
+def test_nothing_answered_is_zero_and_not_an_error():
+  got = score([record(REFUSAL, [["Oslo"]], [0], [0])])
+  assert (got["p_ac"], got["f1_gc"], got["refusal_f1"]) == (0, 0, 100)
+
+
+@pytest.mark.parametrize(
+  ("records", "words"),
+  [
+    ([], "no records"),
+    ([record("x", [["y"]])], "no docs"),
+    ([record("x", [["y"]], [0, 1])], "2 answers_found for 1 answers"),
+  ],
+)
+def test_what_has_no_score_is_refused(records, words):
+  with pytest.raises(UserError, match=words):
+    score(records)
+
+
+def test_the_verifier_is_asked_in_three_rounds_and_never_twice_in_one():
+  verifier = Words()
+  one = record("Paris is big [1][2].", [["Paris"]], [1], [0])
+  trust_score.evaluate(
+    [one] * 5, task="short", verifier=verifier, splitter=text.rule
+  )
+  assert [len(call) for call in verifier.calls] == [1, 2, 1]
+
+
+def test_mixed_tasks_are_scored_apart_and_averaged():
+  records = four() + [record("Paris [1]", [["Paris"]], [1], task="list")]
+  got = trust_score.evaluate_mixed(
+    records, verifier=Words(), splitter=text.rule
+  )
+  assert set(got) == {"short", "list", "macro"}
+  assert got["short"] == pytest.approx(score(four()))
+  mean = (got["short"]["trust"] + got["list"]["trust"]) / 2
+  assert got["macro"]["trust"] == pytest.approx(mean)
+
+
+def rows(records):
+  return trust_score.per_record(records, verifier=Words(), splitter=text.rule)
+
+
+def test_intervals_hold_the_score_and_shrink_with_more_records():
+  few, many = (trust_score.intervals(rows(four() * k)) for k in (5, 80))
+  point = score(four())
+  for name in trust_score.METRICS:
+    assert few[name][0] <= point[name] + 1e-9
+    assert point[name] <= few[name][1] + 1e-9
+  widths = [high - low for low, high in (few["trust"], many["trust"])]
+  assert widths[1] < widths[0] / 3  # sqrt(16) = 4
+  assert trust_score.intervals(rows(four() * 5)) == few
+
+
+def test_an_interval_equals_resampling_the_records_one_by_one():
+  records = four()
+  rng = np.random.default_rng(0)
+  draws = [rng.integers(4, size=4) for _ in range(50)]
+  trusts = [score([records[i] for i in draw])["trust"] for draw in draws]
+  want = np.percentile(trusts, (2.5, 97.5))
+  got = trust_score.intervals(rows(records), n=50, seed=0)["trust"]
+  np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_a_paired_difference_with_itself_is_exactly_zero():
+  same = trust_score.difference(rows(four()), rows(four()), n=20)
+  assert set(same.values()) == {(0.0, 0.0, 0.0)}
+  better = [dict(r) for r in four()]
+  better[3]["output"] = REFUSAL
+  got = trust_score.difference(rows(better), rows(four()), n=200)
+  assert got["refusal_recall"] == pytest.approx((50, 0, 100))
+
+
+def test_a_paired_difference_needs_the_same_questions():
+  with pytest.raises(UserError, match="4 and 3 records"):
+    trust_score.difference(rows(four()), rows(four()[:3]))
+
+
+def test_extras_count_copies_layouts_citations_and_words():
+  passage = "one two three four five six seven eight nine ten"
+  one = {
+    "output": passage + " eleven [1][2].",
+    "raw_output": "no tags",
+    "docs": [{"text": passage}],
+  }
+  got = trust_score.extras([one, {"output": "x", "docs": [{"text": "x"}]}])
+  assert got["malformed_ratio"] == 100  # of the one that has a raw output
+  assert got["copy_rate"] == 75  # 3 of 4 8-grams
+  assert (got["citations"], got["words"]) == (1, 6)
+  assert math.isnan(trust_score.extras([])["malformed_ratio"])
+
+
+def goldens():
+  return sorted(GOLDENS.glob("*_*.json")) or [None]
+
+
+@pytest.mark.parametrize("path", goldens(), ids=str)
+def test_equal_to_the_published_evaluator(path):
+  if path is None:
+    pytest.skip("needs ../shared/goldens")
+  golden = json.loads(path.read_text())
+  if "expected" not in golden:
+    pytest.skip("not a data set")
+  sys.path.insert(0, str(GOLDENS))
+  from splitter_and_verifier import recorded_splitter, simple_split, verify
+
+  def verifier(premises, hypotheses):
+    return [
+      bool(verify(p, h)) for p, h in zip(premises, hypotheses, strict=True)
+    ]
+
+  other = golden.get("simple_splitter", golden)
+  for splitter, reference in (
+    (recorded_splitter(golden), golden),
+    (text.punkt, golden),
+    (simple_split, other),
+  ):
+    options = {
+      "task": TASKS[golden["task"]],
+      "verifier": verifier,
+      "splitter": splitter,
+    }
+    got = trust_score.evaluate(golden["records"], **options)
+    assert got == pytest.approx(_expected(reference["expected"]), abs=1e-9)
+    per_record = trust_score.per_record(golden["records"], **options)
+    for row, want in zip(per_record, reference["per_record"], strict=True):
+      _check_row(row, want)
+
+
+def _expected(expected):
+  return {
+    name: next(expected[theirs] for theirs in names if theirs in expected)
+    for name, names in ORIGINAL.items()
+  }
+
+
+def _check_row(row, want):
+  for name in set(row) & set(want):
+    assert row[name] == pytest.approx(want[name], abs=1e-9), name
+  if "claims_entailed" in want:
+    assert row["found"] == want["claims_entailed"]
+  credits = {
+    "em": lambda x: x["calib"],
+    "em5": lambda x: x["calib"]["qampari_f1_top5"],
+    "cm": lambda x: x["calib_answered_claims_nli"],
+  }
+  for kind, credit in credits.items():
+    if kind in want:
+      assert row["correctness"] == pytest.approx(credit(want[kind]))
