@@ -34,9 +34,16 @@ def _name(path: tuple) -> str:
 
 
 def _matrix_axes(params: Any) -> Any:
-  """The tree of Muon's dimension numbers; None where AdamW is used."""
+  """The tree of dimension numbers of a tree that holds matrices alone."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: _MATRICES.get(_name(path)), params
+    lambda path, _: _MATRICES[_name(path)], params
+  )
+
+
+def _kinds(params: Any) -> Any:
+  """The tree of which optimiser moves which leaf."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: "muon" if _name(path) in _MATRICES else "adamw", params
   )
 
 
@@ -75,25 +82,23 @@ def schedule(
 def make(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:
   """Returns the gradient transformation of a stage of `steps` updates."""
   rate = schedule(cfg, steps)
-  if cfg.kind == "adamw":
-    tx = optax.adamw(
+  tx = optax.adamw(
+    rate,
+    b1=cfg.b1,
+    b2=cfg.b2,
+    eps=cfg.eps,
+    weight_decay=cfg.weight_decay,
+    mask=_decayed,
+  )
+  if cfg.kind == "muon":
+    # Muon sees the matrices alone: its own AdamW would be Nesterov's.
+    muon = optax.contrib.muon(
       rate,
-      b1=cfg.b1,
-      b2=cfg.b2,
-      eps=cfg.eps,
       weight_decay=cfg.weight_decay,
-      mask=_decayed,
-    )
-  else:
-    tx = optax.contrib.muon(
-      rate,
-      weight_decay=cfg.weight_decay,
-      eps=cfg.eps,
-      adam_b1=cfg.b1,
-      adam_b2=cfg.b2,
       muon_weight_dimension_numbers=_matrix_axes,
       consistent_rms=_MUON_RMS,
     )
+    tx = optax.partition({"muon": muon, "adamw": tx}, _kinds)
   if not cfg.grad_clip:
     return tx
   return optax.chain(optax.clip_by_global_norm(cfg.grad_clip), tx)
