@@ -234,7 +234,7 @@ def test_list_f1_by_hand():
 @pytest.mark.parametrize(
   ("answer", "want"),
   [
-    (f"{PARIS}, they say [1].", 3.0),  # the claim, wrongly cited: 0.5 - 0.5
+    (f"{PARIS}, they say [1].", 2.5),  # the claim, but no passage says so
     (f"{PARIS} [1].", 3.5),
     (f"{PARIS} [1]. {ROME} [2].", 4.5),
     ("Oslo is cold [3].", 2.5),  # a claim that no passage supports
@@ -242,7 +242,6 @@ def test_list_f1_by_hand():
   ],
 )
 def test_a_claim_is_a_statement_that_entails_a_supported_gold(answer, want):
-  want = 2.5 if "they say" in answer else want
   assert reward(MODERN, answer, task="claims").total == pytest.approx(want)
   assert reward(PAPER, answer, task="claims").total == pytest.approx(want)
 
