@@ -4,6 +4,7 @@ import pathlib
 
 import gguf
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -43,8 +44,7 @@ def load(path, dtype="float32", shardings=None):
 
 def logits(decoder, params, ids):
   graphdef, _ = model.abstract(decoder)
-  tokens = np.array([ids], np.int32)
-  length = np.array([len(ids)], np.int32)
+  tokens, length = jnp.array([ids]), jnp.array([len(ids)])
   hidden, _ = model.prefill(graphdef, params, tokens, length)
   return np.asarray(model.logits(graphdef, params, hidden))[0]
 

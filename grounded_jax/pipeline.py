@@ -1,0 +1,260 @@
+"""Examples to token arrays, in an order that a cursor alone determines.
+
+Position k of a stage's endless, epoch-shuffled order is a function of
+(seed, stage, k): a run that resumes at a cursor draws what the unbroken one
+would, on any number of processes.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import grain
+import numpy as np
+
+from grounded_jax import config, prompts, types
+from grounded_jax.data import demonstrations, sources, support
+from grounded_jax.records import Example, UserError
+from grounded_jax.tokenizer import Tokenizer
+
+# Array lengths are multiples of this: one shape, one compilation.
+_MULTIPLE = 64
+
+
+def render(example: Example, tokenizer: Tokenizer, data: config.Data) -> str:
+  """The prompt as text, special tokens of a chat template spelled out."""
+  return prompts.render(data, example, tokenizer.chat)
+
+
+def fit(
+  example: Example, tokenizer: Tokenizer, data: config.Data
+) -> tuple[Example, list[int]]:
+  """The example as it is shown, and its prompt's ids: `max_prompt_len` at most.
+
+  A longer prompt loses whole passages from the end, never the question, and is
+  answerable only if a passage that is left holds an answer.
+
+  Raises:
+    UserError: it is too long with `too_long="error"`, or with one passage.
+  """
+  shown = example
+  while True:
+    ids = tokenizer.encode(render(shown, tokenizer, data))
+    if len(ids) <= data.max_prompt_len:
+      return shown, ids
+    if data.too_long == "error" or len(shown.docs) <= 1:
+      raise UserError(
+        f"The prompt of the record {example.id!r} has {len(ids)} tokens with"
+        f" {len(shown.docs)} of its passages, more than data.max_prompt_len="
+        f"{data.max_prompt_len}: raise it"
+        + (
+          "."
+          if data.too_long == "drop"
+          else " or set data.too_long=drop to leave out its last passages."
+        )
+      )
+    docs = shown.docs[:-1]
+    shown = dataclasses.replace(
+      shown, docs=docs, answerable=support.answerable(docs)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fits:
+  """What fitting prompts into `max_prompt_len` did."""
+
+  prompts: int
+  longest: int  # tokens
+  mean: float  # tokens
+  shortened: int  # examples that lost passages
+  passages: int  # passages lost
+  flipped: int  # examples that are no longer answerable
+
+
+def fit_all(
+  examples: Iterable[Example], tokenizer: Tokenizer, data: config.Data
+) -> tuple[list[tuple[Example, list[int]]], Fits]:
+  """Every example's `fit`, and what it did to them.
+
+  Raises:
+    UserError: there is no example, or one does not fit.
+  """
+  examples = list(examples)
+  if not examples:
+    raise UserError("There are no examples to make prompts of.")
+  fitted = [fit(example, tokenizer, data) for example in examples]
+  lengths = [len(ids) for _, ids in fitted]
+  pairs = [(a, b) for a, (b, _) in zip(examples, fitted, strict=True)]
+  lost = [len(a.docs) - len(b.docs) for a, b in pairs]
+  return fitted, Fits(
+    prompts=len(fitted),
+    longest=max(lengths),
+    mean=sum(lengths) / len(lengths),
+    shortened=sum(n > 0 for n in lost),
+    passages=sum(lost),
+    flipped=sum(a.answerable and not b.answerable for a, b in pairs),
+  )
+
+
+def bucket(longest: int, data: config.Data) -> int:
+  """The length of arrays whose longest prompt has so many tokens."""
+  return min(-(-longest // _MULTIPLE) * _MULTIPLE, data.max_prompt_len)
+
+
+def key(name: str) -> int:
+  """31 bits that stand for a prompt's name wherever it is drawn."""
+  digest = hashlib.sha256(name.encode()).digest()
+  return int.from_bytes(digest[:4], "big") >> 1
+
+
+def pack(
+  ids: Sequence[Sequence[int]], keys: Sequence[int], length: int
+) -> types.PromptBatch:
+  """The prompts as one host batch, right-padded to `length`."""
+  tokens = np.zeros((len(ids), length), np.int32)
+  for row, prompt in zip(tokens, ids, strict=True):
+    row[: len(prompt)] = prompt
+  return types.PromptBatch(
+    tokens=tokens,
+    length=np.array([len(prompt) for prompt in ids], np.int32),
+    key=np.array(keys, np.int32),
+  )
+
+
+class _Order:
+  """The endless, epoch-shuffled order of `size` things."""
+
+  def __init__(self, size: int, seed: int, stage: int):
+    self._size = size
+    self._order = (
+      grain.MapDataset.range(size)
+      .seed(key(f"{seed}/{stage}"))
+      .shuffle()
+      .repeat()
+    )
+
+  def take(self, cursor: int, n: int) -> list[tuple[int, int]]:
+    """(which, epoch) at positions cursor .. cursor + n - 1."""
+    positions = range(cursor, cursor + n)
+    return [(int(self._order[k]), k // self._size) for k in positions]
+
+
+class Prompts:
+  """The training prompts of a stage."""
+
+  def __init__(
+    self,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    data: config.Data,
+    seed: int,
+    stage: int,
+    answerable: str = "any",
+  ):
+    """Fits the examples, then drops those that `answerable` now excludes."""
+    fitted, self.fits = fit_all(examples, tokenizer, data)
+    self._fitted = _still(fitted, answerable)
+    self._length = bucket(self.fits.longest, data)
+    self._order = _Order(len(self._fitted), seed, stage)
+
+  def __len__(self) -> int:
+    return len(self._fitted)
+
+  def take(
+    self, cursor: int, n: int
+  ) -> tuple[types.PromptBatch, tuple[Example, ...]]:
+    """The prompts at positions cursor .. cursor + n - 1, and their examples.
+
+    A key names example and epoch, so that a prompt that stands twice in a
+    batch, where one epoch ends and the next begins, is not sampled alike.
+    """
+    taken = self._order.take(cursor, n)
+    rows = [self._fitted[which] for which, _ in taken]
+    batch = pack(
+      [ids for _, ids in rows],
+      [
+        key(example.id if epoch == 0 else f"{example.id}/{epoch}")
+        for (example, _), (_, epoch) in zip(rows, taken, strict=True)
+      ],
+      self._length,
+    )
+    return batch, tuple(example for example, _ in rows)
+
+
+def _still(fitted: list[tuple[Example, list[int]]], answerable: str):
+  """Those of the fitted examples that the choice `answerable` keeps."""
+  if answerable == "any":
+    return fitted
+  kept, _ = sources.select([e for e, _ in fitted], answerable=answerable)
+  names = {example.id for example in kept}
+  if not names:
+    raise UserError(
+      f"No prompt is left for answerable={answerable} once passages are dropped"
+      " to fit data.max_prompt_len: raise it."
+    )
+  return [(example, ids) for example, ids in fitted if example.id in names]
+
+
+class Demonstrations:
+  """Prompts with G demonstrations each, for supervised fine-tuning."""
+
+  def __init__(
+    self,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    data: config.Data,
+    sft: config.SFT,
+    seed: int,
+    stage: int,
+  ):
+    """Demonstrates the examples as fitted; drops and counts what cannot be."""
+    fitted, self.fits = fit_all(examples, tokenizer, data)
+    prefill = tokenizer.prefill(data.thinking) if data.chat else ""
+    self._rows = []
+    self.without = self.too_long = 0  # examples left out, and why
+    for example, ids in fitted:
+      texts = demonstrations.make(
+        example, sft.group, tags=data.tags, refusal=prompts.REFUSAL
+      )
+      taught = [
+        [*tokenizer.encode(text.removeprefix(prefill)), tokenizer.eos[0]]
+        for text in texts
+      ]
+      self.without += not taught
+      over = any(len(t) > sft.max_new_tokens for t in taught)
+      self.too_long += over
+      if taught and not over:
+        self._rows.append((example, ids, taught))
+    if not self._rows:
+      raise UserError(
+        f"None of {len(fitted)} examples gives a demonstration of at most"
+        f" sft.max_new_tokens={sft.max_new_tokens} tokens: {self.too_long} are"
+        f" longer, {self.without} hold no sentence with their answer."
+      )
+    longest = max(len(t) for _, _, taught in self._rows for t in taught)
+    self._completion = min(-(-longest // 16) * 16, sft.max_new_tokens)
+    self._length = bucket(self.fits.longest, data)
+    self._order = _Order(len(self._rows), seed, stage)
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def take(self, cursor: int, n: int) -> types.SFTBatch:
+    """The batch of positions cursor .. cursor + n - 1."""
+    rows = [self._rows[which] for which, _ in self._order.take(cursor, n)]
+    g = len(rows[0][2])
+    tokens = np.zeros((n, g, self._completion), np.int32)
+    weight = np.zeros(tokens.shape, np.float32)
+    for p, (_, _, taught) in enumerate(rows):
+      for i, ids in enumerate(taught):
+        tokens[p, i, : len(ids)] = ids
+        weight[p, i, : len(ids)] = 1.0
+    return types.SFTBatch(
+      prompts=pack(
+        [ids for _, ids, _ in rows],
+        [key(example.id) for example, _, _ in rows],
+        self._length,
+      ),
+      tokens=tokens,
+      weight=weight,
+    )
