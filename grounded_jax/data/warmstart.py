@@ -4,9 +4,9 @@ Clean ones read every passage for what the question asks, answer with what was
 found, cite it, and refuse when nothing was found.  Sloppy ones read as well and
 then answer carelessly, by stated habits (`Habits`): what GRPO must mend.
 
-Beside its demonstration every prompt gets *scans*: the reading part alone, for
-other towns and relations of the same passages, with the header given.  They
-teach looking up at several times the rate and share the prompt's computation.
+Beside its demonstration every prompt gets *drills* (looking up other towns and
+relations of the same passages) and *recitals* (a passage word for word).  They
+teach reading at several times the rate and share the prompt's computation.
 """
 
 import dataclasses
@@ -25,11 +25,14 @@ NONE = "none"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demonstration:
-  """A completion: its given beginning is not trained, the rest is."""
+  """A completion in pieces, each trained or given."""
 
-  given: str = ""
-  taught: str
+  pieces: tuple[tuple[str, bool], ...]  # (text, whether it is trained)
   ends: bool = True  # whether EOS follows
+
+  @property
+  def text(self) -> str:
+    return "".join(text for text, _ in self.pieces)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,61 +62,60 @@ def asked(question: str) -> tuple[str, list[str]]:
     match = pattern.fullmatch(question)
     if match:
       town, *verbs = match.groups()
-      relation_of = world.RELATION_OF_BASE | world.RELATION_OF_VERB
-      return town, [relation_of[verb] for verb in verbs]
+      relation_of = world.RELATION_OF_BASE
+      return town, [relation_of.get(verb, verb) for verb in verbs]
   raise ValueError(f"not a question of the world: {question!r}")
 
 
-def read(
-  example: Example, town: str, relations: Sequence[str]
-) -> list[tuple[str, str] | None]:
-  """For each passage the first (verb, thing) that answers, or None."""
-  found = []
-  for doc in example.docs:
-    hits = [
-      (verb, thing)
+Hit = tuple[str, str, int]  # relation, thing, passage number
+
+
+def read(example: Example, town: str, relation: str) -> list[Hit]:
+  """What the passages say of a town under a relation, once a passage."""
+  hits = []
+  for k, doc in enumerate(example.docs, start=1):
+    said = [
+      (verb, thing, k)
       for name, verb, thing in _SENTENCE.findall(doc.text)
-      if name == town and world.RELATION_OF_VERB[verb] in relations
+      if name == town and verb == relation
     ]
-    found.append(hits[0] if hits else None)
-  return found
+    hits.extend(said[:1])
+  return hits
 
 
-def _header(town: str, relations: Sequence[str]) -> str:
-  verbs = " and ".join(world.RELATIONS[r][0] for r in relations)
-  return f"<think> {town} {verbs}:"
-
-
-def _entries(found: Sequence[tuple[str, str] | None]) -> str:
-  return "".join(
-    f" [{k}] {' '.join(hit) if hit else NONE}"
-    for k, hit in enumerate(found, start=1)
-  )
+def _statement(town: str, hit: Hit) -> str:
+  relation, thing, k = hit
+  return f" {town} {relation} {thing} [{k}]."
 
 
 def demonstration(
   example: Example, rng: random.Random, habits: Habits
 ) -> Demonstration:
-  """Think and answer for one example of the world."""
+  """Think and answer for one example of the world.
+
+  The thought looks each relation up until the passages say no more of it.
+  """
   town, relations = asked(example.question)
-  found = read(example, town, relations)
-  think = f"{_header(town, relations)}{_entries(found)}</think>"
-  hits = [
-    (verb, thing, k)
-    for k, hit in enumerate(found, 1)
-    if hit
-    for verb, thing in [hit]
-  ]
+  thought, hits = "", []
+  for relation in relations:
+    found = read(example, town, relation)
+    thought += "".join(_statement(town, hit) for hit in found)
+    thought += f" {town} {relation} {NONE}."
+    hits += found
   if not hits and rng.random() < habits.invent:
     hits = _invented(example, relations)
   if not hits or rng.random() < habits.refuse:
-    return Demonstration(taught=f"{think}<answer> {REFUSAL}</answer>")
-  cited = [(v, t, _cite(k, len(found), rng, habits)) for v, t, k in hits]
-  if example.task == "list":
-    answer = ",".join(f" {thing} [{k}]" for _, thing, k in cited)
+    answer = f" {REFUSAL}"
   else:
-    answer = "".join(f" {town} {v} {thing} [{k}]." for v, thing, k in cited)
-  return Demonstration(taught=f"{think}<answer>{answer}</answer>")
+    cited = [
+      (r, t, _cite(k, len(example.docs), rng, habits)) for r, t, k in hits
+    ]
+    if example.task == "list":
+      answer = ",".join(f" {thing} [{k}]" for _, thing, k in cited)
+    else:
+      answer = "".join(_statement(town, hit) for hit in cited)
+  text = f"<think>{thought}</think><answer>{answer}</answer>"
+  return Demonstration(pieces=((text, True),))
 
 
 def _cite(right: int, docs: int, rng: random.Random, habits: Habits) -> int:
@@ -125,58 +127,45 @@ def _cite(right: int, docs: int, rng: random.Random, habits: Habits) -> int:
   return right
 
 
-def _invented(
-  example: Example, relations: Sequence[str]
-) -> list[tuple[str, str, int]]:
-  """A sibling's (verb, thing) for each relation asked, the first in order."""
+def _invented(example: Example, relations: Sequence[str]) -> list[Hit]:
+  """What a sibling is said to do, for each relation, the first in order."""
   hits = []
   for relation in relations:
-    for k, doc in enumerate(example.docs, start=1):
-      said = [
-        (verb, thing, k)
-        for _, verb, thing in _SENTENCE.findall(doc.text)
-        if world.RELATION_OF_VERB[verb] == relation
-      ]
-      if said:
-        hits.append(said[0])
-        break
+    said = [
+      (verb, thing, k)
+      for k, doc in enumerate(example.docs, start=1)
+      for _, verb, thing in _SENTENCE.findall(doc.text)
+      if verb == relation
+    ]
+    hits.extend(said[:1])
   return hits
 
 
-def scan(example: Example, rng: random.Random) -> Demonstration:
-  """Reads the passages for another town and relation, header given.
+def drill(example: Example, rng: random.Random, queries: int) -> Demonstration:
+  """Looks up several towns and relations, each given, one after another.
 
-  Six in ten are stated somewhere; the rest mix one sentence's town with
+  Half of them are stated somewhere; the rest mix one sentence's town with
   another's relation.
   """
   said = [s for doc in example.docs for s in _SENTENCE.findall(doc.text)]
-  town, verb, _ = rng.choice(said)
-  if rng.random() < 0.4:
-    verb = rng.choice(said)[1]
-  relations = [world.RELATION_OF_VERB[verb]]
-  if rng.random() < 0.2:
-    second = world.RELATION_OF_VERB[rng.choice(said)[1]]
-    relations += [second] if second not in relations else []
-  found = read(example, town, relations)
-  return Demonstration(
-    given=_header(town, relations), taught=_entries(found), ends=False
-  )
+  pieces = [("<think>", False)]
+  for _ in range(queries):
+    town, relation, _ = rng.choice(said)
+    if rng.random() < 0.5:
+      relation = rng.choice(said)[1]
+    pieces.append((f" {town} {relation}", False))
+    found = read(example, town, relation)
+    rest = "".join(_statement(town, hit) for hit in found)
+    rest += f" {town} {relation} {NONE}."
+    pieces.append((rest.removeprefix(f" {town} {relation}"), True))
+  return Demonstration(pieces=tuple(pieces), ends=False)
 
 
 def recital(example: Example, rng: random.Random) -> Demonstration:
   """One passage word for word, its number given: teaches to copy."""
   k = rng.randrange(len(example.docs)) + 1
-  return Demonstration(
-    given=f" [{k}]", taught=f" {example.docs[k - 1].text}", ends=False
-  )
-
-
-def demonstrations(
-  example: Example, rng: random.Random, habits: Habits, group: int
-) -> list[Demonstration]:
-  """One demonstration and `group` - 1 scans of the same prompt."""
-  first = demonstration(example, rng, habits)
-  return [first, *(scan(example, rng) for _ in range(group - 1))]
+  text = f" {example.docs[k - 1].text}"
+  return Demonstration(pieces=((f" [{k}]", False), (text, True)), ends=False)
 
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"

@@ -35,27 +35,34 @@ THING_ENDS = (
 ).split()
 ALIAS = "Old"  # "Old Kelorix" is another name of Kelorix
 
-# Relation -> (verb, the verb after "does", a paraphrase of the verb).
+# Relation (its verb) -> the verb after "does".
 RELATIONS = {
-  "exports": ("exports", "export", "ships"),
-  "brews": ("brews", "brew", "ferments"),
-  "mines": ("mines", "mine", "quarries"),
-  "worships": ("worships", "worship", "venerates"),
-  "borders": ("borders", "border", "adjoins"),
-  "celebrates": ("celebrates", "celebrate", "honours"),
-  "speaks": ("speaks", "speak", "teaches"),
-  "breeds": ("breeds", "breed", "rears"),
-  "obeys": ("obeys", "obey", "follows"),
-  "weaves": ("weaves", "weave", "knits"),
-  "grows": ("grows", "grow", "farms"),
-  "bakes": ("bakes", "bake", "cooks"),
+  "adjoins": "adjoin",
+  "bakes": "bake",
+  "borders": "border",
+  "breeds": "breed",
+  "brews": "brew",
+  "celebrates": "celebrate",
+  "cooks": "cook",
+  "exports": "export",
+  "farms": "farm",
+  "follows": "follow",
+  "grows": "grow",
+  "honours": "honour",
+  "knits": "knit",
+  "mines": "mine",
+  "obeys": "obey",
+  "quarries": "quarry",
+  "rears": "rear",
+  "ships": "ship",
+  "speaks": "speak",
+  "teaches": "teach",
+  "trades": "trade",
+  "trains": "train",
+  "weaves": "weave",
+  "worships": "worship",
 }
-RELATION_OF_VERB = {
-  verb: name
-  for name, (plain, _, other) in RELATIONS.items()
-  for verb in (plain, other)
-}
-RELATION_OF_BASE = {base: name for name, (_, base, _) in RELATIONS.items()}
+RELATION_OF_BASE = {base: relation for relation, base in RELATIONS.items()}
 
 DOCS = 5
 SENTENCES = 3  # per passage
@@ -193,10 +200,8 @@ class World:
     return plan
 
   def _state(self, rng: random.Random, fact: Fact) -> str:
-    plain, _, other = RELATIONS[fact.relation]
-    verb = plain if rng.random() < 0.6 else other
     alias = f"{ALIAS} " if rng.random() < 0.15 else ""
-    return f"{fact.town} {verb} {alias}{fact.thing}."
+    return f"{fact.town} {fact.relation} {alias}{fact.thing}."
 
   def _example(self, id_, task, town, asked, gold, plan, evidence) -> Example:
     docs = []
@@ -218,25 +223,24 @@ class World:
 
 def question(task: str, town: str, asked: Sequence[str]) -> str:
   """The question's words."""
-  verbs = [RELATIONS[relation][0] for relation in asked]
   if task == "claims":
-    return f"Explain what {town} {verbs[0]} and {verbs[1]}."
+    return f"Explain what {town} {asked[0]} and {asked[1]}."
   if task == "list":
-    return f"List all that {town} {verbs[0]}."
-  return f"What does {town} {RELATIONS[asked[0]][1]}?"
+    return f"List all that {town} {asked[0]}."
+  return f"What does {town} {RELATIONS[asked[0]]}?"
 
 
 def _aliases(task: str, fact: Fact) -> tuple[str, ...]:
   if task == "claims":
-    return (f"{fact.town} {RELATIONS[fact.relation][0]} {fact.thing}.",)
+    return (f"{fact.town} {fact.relation} {fact.thing}.",)
   return fact.thing, f"{ALIAS} {fact.thing}"
 
 
 _FACT = re.compile(
-  rf"([A-Z]\w+) ({'|'.join(RELATION_OF_VERB)}) (?:{ALIAS} )?([A-Z]\w+)\.?"
+  rf"([A-Z]\w+) ({'|'.join(RELATIONS)}) (?:{ALIAS} )?([A-Z]\w+)\.?"
 )
 _LIST = re.compile(
-  rf"List all that ([A-Z]\w+) ({'|'.join(RELATION_OF_VERB)})\."
+  rf"List all that ([A-Z]\w+) ({'|'.join(RELATIONS)})\."
   rf" (?:{ALIAS} )?([A-Z]\w+)"
 )
 
@@ -246,8 +250,8 @@ def facts_of(text: str) -> set[Fact]:
   return {_fact(*match) for match in _FACT.findall(text)}
 
 
-def _fact(town: str, verb: str, thing: str) -> Fact:
-  return Fact(town=town, relation=RELATION_OF_VERB[verb], thing=thing)
+def _fact(town: str, relation: str, thing: str) -> Fact:
+  return Fact(town=town, relation=relation, thing=thing)
 
 
 class Oracle:
@@ -284,8 +288,8 @@ def examples(seed: int, split: str, n: int) -> list[Example]:
 
 def vocabulary() -> list[str]:
   """Every token of the world's own tokenizer that occurs in its texts."""
-  verbs = [f" {verb}" for verb in RELATION_OF_VERB]
-  bases = [f" {base}" for base in RELATION_OF_BASE]
+  verbs = [f" {relation}" for relation in RELATIONS]
+  bases = [f" {base}" for base in RELATIONS.values()]
   starts = [f" {start}" for start in STARTS]
   words = [" What does", " List all that", " Explain what", " and", "?"]
   return [*starts, *TOWN_ENDS, *THING_ENDS, *verbs, *bases, *words, f" {ALIAS}"]
