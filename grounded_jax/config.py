@@ -233,6 +233,10 @@ class GRPO:
         f"grpo.prompts={self.prompts} is not divisible by"
         f" grpo.micro={self.micro}."
       )
+    if self.baseline == "leave_one_out" and self.group < 2:
+      raise UserError(
+        f"baseline=leave_one_out needs group of at least 2 (group={self.group})."
+      )
     if self.combine == "gdpo" and self.scale != "none":
       raise UserError("combine=gdpo already normalises: set scale=none.")
     if self.zero_advantage == "refill" and self.beta:
