@@ -222,6 +222,9 @@ def test_the_world_keeps_its_thirds_and_pairs_under_a_limit():
   assert stats.answerable == 0.5 and stats.records == 60
   only, stats = load("world:train", answerable="only", limit=7, task="list")
   assert stats.tasks == {"list": 7} and all(e.answerable for e in only)
+  few, _ = load("world:test", limit=60, passages=2)
+  assert {len(e.docs) for e in few} == {2}
+  assert 0 < sum(e.answerable for e in few) < 30
   with pytest.raises(UserError, match="no split 'exam'"):
     load("world:exam")
 

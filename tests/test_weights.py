@@ -44,6 +44,7 @@ def load(path, dtype="float32", shardings=None):
 
 def logits(decoder, params, ids):
   graphdef, _ = model.abstract(decoder)
+  params = jax.tree.map(jnp.asarray, params)
   tokens, length = jnp.array([ids]), jnp.array([len(ids)])
   hidden, _ = model.prefill(graphdef, params, tokens, length)
   return np.asarray(model.logits(graphdef, params, hidden))[0]

@@ -52,7 +52,7 @@ def load(
       "No record file is set: give one with --config.data.train.path=FILE."
     )
   if source.path.startswith("world:"):
-    pool, computed = _world(source), 0
+    pool, computed = [_shown(e, passages) for e in _world(source)], 0
   else:
     parsed = [
       parsing.parse(
@@ -175,6 +175,13 @@ def _distinct(examples: Sequence[Example]) -> list[Example]:
       example = dataclasses.replace(example, id=f"{example.id}#{count}")
     out.append(example)
   return out
+
+
+def _shown(example: Example, passages: int) -> Example:
+  docs = example.docs[:passages]
+  return dataclasses.replace(
+    example, docs=docs, answerable=support.answerable(docs)
+  )
 
 
 def _world(source: config.Source) -> list[Example]:
