@@ -7,6 +7,7 @@ evaluation and the next stage read nothing else.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ class Start:
   """Where a stage begins, or goes on."""
 
   state: types.TrainState
+  like: types.TrainState  # shapes and shardings of `state`
   reference: Any | None  # the parameters of the KL term, if any
   cursor: int = 0  # prompts read so far: the position in the global order
   step: int = 0  # steps done
@@ -102,15 +104,21 @@ def begin(
   Args:
     manager: of the stage's checkpoints.
     tx: the stage's optimiser.
-    params: what a fresh stage starts from; shapes and shardings of the rest.
+    params: what a fresh stage starts from; given away.
     with_reference: whether the loss needs the parameters of the beginning.
   """
-  fresh = optim.init(tx, params)
+  like = describe(tx, params)
   if manager.latest_step() is None:
-    # A copy: the update gives the parameters' memory away.
+    # A copy: the stage gives the parameters' memory away.
     copy = jax.tree.map(jnp.copy, params) if with_reference else None
-    return Start(state=fresh, reference=copy)
-  like = abstract(fresh)
+    init = jax.jit(
+      lambda params: vars(optim.init(tx, params)),
+      out_shardings=jax.tree.map(lambda x: x.sharding, vars(like)),
+      donate_argnums=0,
+    )
+    return Start(
+      state=types.TrainState(**init(params)), like=like, reference=copy
+    )
   items = {
     "params": ocp.args.StandardRestore(like.params),
     "optimizer": ocp.args.StandardRestore(
@@ -128,10 +136,44 @@ def begin(
       opt_state=got["optimizer"]["opt_state"],
       step=got["optimizer"]["step"],
     ),
+    like=like,
     reference=got["reference"] if with_reference else None,
     cursor=got["meta"]["cursor"],
     step=step,
   )
+
+
+def describe(tx: optax.GradientTransformation, params: Any) -> types.TrainState:
+  """The shapes, dtypes and shardings of a stage's state.
+
+  What the optimiser keeps of a parameter lies where the parameter lies; the
+  rest (counts) is whole on every device.
+  """
+  shapes = jax.eval_shape(functools.partial(optim.init, tx), params)
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  places = {path: (leaf.shape, leaf.sharding) for path, leaf in leaves}
+  whole = jax.sharding.NamedSharding(
+    leaves[0][1].sharding.mesh, jax.sharding.PartitionSpec()
+  )
+
+  def place(path, leaf):
+    found = whole
+    for i in range(len(path)):
+      shape, sharding = places.get(path[i:], (None, whole))
+      if shape == leaf.shape:
+        found = sharding
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=found)
+
+  return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def place(state: types.TrainState, like: types.TrainState) -> types.TrainState:
+  """The state laid out as `like`: nothing moves if it already is.
+
+  The update returns layouts of the compiler's choice; brought back to those
+  that the stage began with, the next step compiles nothing.
+  """
+  return jax.tree.map(lambda x, to: jax.device_put(x, to.sharding), state, like)
 
 
 def abstract(tree: Any) -> Any:

@@ -78,6 +78,11 @@ def run(
     "completion_tokens": float(np.mean([c.tokens for c in completions])),
     "finished_ratio": 100 * float(np.mean([c.finished for c in completions])),
     "prompt_tokens": float(np.mean([len(ids) for ids in prompts])),
+    # Prompts that lost passages to fit data.max_prompt_len.
+    "shortened": sum(
+      len(x.example.docs) < len(e.docs)
+      for x, e in zip(answered, examples, strict=True)
+    ),
   }
   metrics["meta"] |= {
     "decoding": {
@@ -105,15 +110,18 @@ def answers(
   seed: int,
 ) -> list[Answer]:
   """The policy's answer to each example, in batches of `cfg.batch`."""
-  fitted = [pipeline.fit(e, policy.tokenizer, data) for e in examples]
-  width = pipeline.bucket(max(len(ids) for _, ids in fitted), data)
+  fitted, fits = pipeline.fit_all(examples, policy.tokenizer, data)
+  length = pipeline.bucket(fits.longest, data)
+  keys = [pipeline.key(example.id) for example in examples]
+  batch = min(cfg.batch, len(fitted))
+  batch += -batch % policy.ways
   out = []
-  for start in range(0, len(fitted), cfg.batch):
-    rows = list(range(start, min(start + cfg.batch, len(fitted))))
+  for start in range(0, len(fitted), batch):
+    rows = list(range(start, min(start + batch, len(fitted))))
     # The last batch repeats a prompt: one shape, one compilation.
-    filled = rows + rows[-1:] * (min(cfg.batch, len(fitted)) - len(rows))
+    filled = rows + rows[-1:] * (batch - len(rows))
     prompts = pipeline.pack(
-      [fitted[i][1] for i in filled], keys=filled, length=width
+      [fitted[i][1] for i in filled], [keys[i] for i in filled], length
     )
     rollout = policy_lib.draw(
       policy,

@@ -147,7 +147,8 @@ class Progress:
       "left": duration(left),
     }
     if not self._console.is_terminal:
-      self.note("  ".join(f"{name} {value}" for name, value in cells.items()))
+      words = (f"{name} {value}" for name, value in cells.items())
+      self.note("  ".join(words).removeprefix("stage "))
       return
     table = rich.table.Table(*cells, box=None, pad_edge=False)
     table.add_row(*cells.values())

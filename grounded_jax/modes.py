@@ -253,7 +253,7 @@ def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
       f"{counts['answerable']:.1%}",
       f"{counts['golds']:.2f}",
       f"{counts['passages']:.2f}",
-      "{mean:.0f} (at most {max})".format(**counts["prompt_tokens"]),
+      "{mean:.0f}, at most {longest}".format(**counts["fits"]),
       str(counts["dropped"] or "-"),
     )
   _people().print(table)
@@ -267,20 +267,10 @@ def count(
   from grounded_jax import pipeline
 
   examples, statistics = sources.load(source, cfg.passages)
-  fitted = [pipeline.fit(example, tokenizer, cfg) for example in examples]
-  lengths = [len(ids) for _, ids in fitted]
-  shown = [example for example, _ in fitted]
-  pairs = list(zip(examples, shown, strict=True))
+  _, fits = pipeline.fit_all(examples, tokenizer, cfg)
   return dataclasses.asdict(statistics) | {
     "path": source.path,
-    "prompt_tokens": {
-      "mean": sum(lengths) / len(lengths),
-      "max": max(lengths),
-    },
-    "passages_dropped": sum(len(a.docs) - len(b.docs) for a, b in pairs),
-    "no_longer_answerable": sum(
-      a.answerable and not b.answerable for a, b in pairs
-    ),
+    "fits": dataclasses.asdict(fits),
   }
 
 

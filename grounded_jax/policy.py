@@ -26,7 +26,13 @@ class Policy:
   model: config.Model
   graphdef: Any
   tokenizer: Tokenizer
-  rows: jax.sharding.Sharding  # of arrays whose first axis is P
+  rows: jax.sharding.NamedSharding  # of arrays whose first axis is P
+
+  @property
+  def ways(self) -> int:
+    """In how many parts the devices cut the prompts."""
+    size = self.rows.mesh.size
+    return size // self.rows.shard_shape((size,))[0]
 
 
 def load(
@@ -44,7 +50,8 @@ def load(
   decoder = weights.decoder(cfg)
   tokenizer_lib.check(tokenizer, decoder)
   graphdef, shapes = model_lib.abstract(decoder, cfg.param_dtype)
-  layout = mesh_lib.shardings(devices, model_lib.logical_axes(decoder))
+  axes = model_lib.logical_axes(decoder)
+  layout = mesh_lib.shardings(devices, axes, shapes)
   policy = Policy(
     model=cfg,
     graphdef=graphdef,
@@ -69,7 +76,12 @@ def load(
 
 def put(policy: Policy, tree: Any) -> Any:
   """The host arrays of `tree`, their first axis over the devices."""
-  return jax.tree.map(lambda x: jax.device_put(x, policy.rows), tree)
+  whole = jax.sharding.NamedSharding(
+    policy.rows.mesh, jax.sharding.PartitionSpec()
+  )
+  return jax.tree.map(
+    lambda x: jax.device_put(x, policy.rows if np.ndim(x) else whole), tree
+  )
 
 
 def draw(

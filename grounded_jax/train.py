@@ -113,7 +113,8 @@ def grpo_stage(
   stage = book.experiment.stages[index]
   cfg = stage.grpo
   tx = optim.make(stage.optimizer, stage.steps * cfg.iterations)
-  data = found.prompts(book.policy, index)
+  data = inputs.prompts(book.experiment, index, found, book.policy.tokenizer)
+  book.progress.note(f"{stage.name}  {inputs.describe(data)}")
   score = score or scorer(stage)
   with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
     at = checkpoint.begin(saves, tx, params, with_reference=cfg.beta > 0)
@@ -130,6 +131,7 @@ def grpo_stage(
       with watch("update"):
         batch = groups.batch(cfg, kept, counts, step)
         state, learned = learn(book.policy, cfg, tx, state, batch, at.reference)
+        state = checkpoint.place(state, at.like)
       # 5. Log; save (state and cursor, both after this step); evaluate.
       values = groups.metrics(counts, drawn, stage.rewards) | learned
       book.step(stage, step + 1, values, watch)
@@ -222,7 +224,11 @@ def sft_stage(
   del score  # demonstrations are not scored
   stage, policy = book.experiment.stages[index], book.policy
   tx = optim.make(stage.optimizer, stage.steps)
-  data = found.demonstrations(policy, index)
+  data = inputs.demonstrations(book.experiment, index, found, policy.tokenizer)
+  book.progress.note(
+    f"{stage.name}  {inputs.describe(data)}; left out: {data.too_long} with"
+    f" longer demonstrations, {data.without} without one"
+  )
   with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
     at = checkpoint.begin(saves, tx, params, with_reference=False)
     state, cursor = at.state, at.cursor
@@ -235,6 +241,7 @@ def sft_stage(
       state, learned = sft.update(
         stage.sft, policy.model, policy.graphdef, tx, state, batch
       )
+      state = checkpoint.place(state, at.like)
       # 3. Log; save (state and cursor, both after this step); evaluate.
       book.step(stage, step + 1, jax.device_get(learned), watch)
       book.save(saves, stage, step + 1, state, cursor, None)

@@ -1,0 +1,97 @@
+"""The config: frozen fields, dictionaries there and back, mistakes named."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from grounded_jax import config
+from grounded_jax.records import UserError
+
+FROZEN = pathlib.Path(__file__).parent / "golden" / "config_fields.txt"
+
+
+def fields(cls: type, where: str = "") -> list[str]:
+  """Every field below a section, dotted, with its default."""
+  out = []
+  for field in dataclasses.fields(cls):
+    name = f"{where}{field.name}"
+    section = config._section_type(field.type)
+    if section:
+      out += fields(section, f"{name}.")
+    else:
+      default = field.default
+      shown = "" if default is dataclasses.MISSING else f" = {default!r}"
+      out.append(name + shown)
+  return out
+
+
+def experiment() -> config.Experiment:
+  return config.Experiment(
+    name="tiny",
+    stages=(config.Stage(name="first"), config.Stage(name="second")),
+    evals=(config.Eval(name="dev", source=config.Source(path="x")),),
+  )
+
+
+def test_fields_and_defaults_are_the_frozen_list():
+  """A new knob edits the list, so that review sees it."""
+  got = sorted(fields(config.Experiment))
+  assert got == FROZEN.read_text("utf-8").splitlines()
+
+
+def test_dictionary_form_round_trips():
+  made = config.from_dict(config.Experiment, config.to_dict(experiment()))
+  assert made == experiment()
+
+
+def test_an_override_reaches_the_stage_of_that_name_only():
+  values = config.to_dict(experiment())
+  values["stages"]["second"]["grpo"]["clip_high"] = 0.5
+  made = config.from_dict(config.Experiment, values)
+  assert [s.grpo.clip_high for s in made.stages] == [0.28, 0.5]
+
+
+def test_an_integer_is_a_float_but_not_the_reverse():
+  values = config.to_dict(experiment())
+  values["stages"]["first"]["grpo"]["beta"] = 0
+  assert config.from_dict(config.Experiment, values).stages[0].grpo.beta == 0.0
+  values["seed"] = 1.5
+  with pytest.raises(UserError, match=r"config\.seed=1\.5 is a float"):
+    config.from_dict(config.Experiment, values)
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "message"),
+  [
+    ("sed", 1, "config has no field 'sed'; it has: name, seed"),
+    ("data.tags", 1, "config.data.tags=1 is a int"),
+    ("data.style", "x", "config.data: style='x' must be one of trust"),
+    ("stages.first.grpo.micro", 7, "prompts=48 is not divisible by grpo.mic"),
+    ("stages.first.grpo.prompts", 0, "prompts=0 must be greater than 0"),
+    ("stages.first.grpo.beta", 0.1, "zero_advantage=refill needs beta=0"),
+    ("stages.first.steps", -1, "steps=-1 must not be negative"),
+    ("stages.first.rewards.verifier.kind", "t5", "must be one of lexical"),
+    ("model.decoder.kv_heads", 3, "heads=4 is not divisible by kv_heads=3"),
+    ("model.param_dtype", "int8", "must be one of float32"),
+    ("stages.first.name", "a/b", "must consist of letters"),
+  ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_field(path, value, message):
+  values = config.to_dict(experiment())
+  *sections, name = path.split(".")
+  section = values
+  for part in sections:
+    section = section[part]
+  section[name] = value
+  with pytest.raises(UserError) as caught:
+    config.from_dict(config.Experiment, values)
+  assert message in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_two_stages_of_one_name_are_refused():
+  with pytest.raises(UserError, match="two of the stages have one name"):
+    config.Experiment(
+      name="x", stages=(config.Stage(name="a"), config.Stage(name="a"))
+    )

@@ -1,0 +1,106 @@
+"""A module imports only from lower layers or its own package."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1] / "grounded_jax"
+
+# From the lowest layer up; a package counts as one entry.
+LAYERS = (
+  ("records",),
+  ("config", "text"),
+  # Layer 1 of the design: without jax, then with it.
+  ("files", "log", "outputs", "prompts"),
+  ("data",),
+  ("verifiers",),
+  ("rewards", "trust_score"),
+  ("masked", "mesh", "types"),
+  ("attention", "grpo_loss", "optim"),
+  # Layer 2.
+  ("model", "report", "scoring", "tokenizer"),
+  ("pipeline",),
+  # Layer 3.
+  ("logp", "sampler", "weights"),
+  # Layer 4.
+  ("checkpoint", "grpo", "sft"),
+  ("groups", "inputs", "policy"),
+  # Layer 5.
+  ("evaluate",),
+  ("journal",),
+  # Layers 6 and 7.
+  ("train",),
+  ("modes",),
+  ("main",),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# These never import jax, so that any trainer can use rewards, metric and data.
+NO_JAX = (
+  "config",
+  "data",
+  "files",
+  "log",
+  "main",
+  "outputs",
+  "prompts",
+  "records",
+  "report",
+  "rewards",
+  "scoring",
+  "text",
+  "tokenizer",
+  "trust_score",
+  "verifiers",
+)
+
+
+def unit(path: pathlib.Path) -> str:
+  """The module or package of `grounded_jax` that a file belongs to."""
+  first = path.relative_to(ROOT).parts[0]
+  return first.removesuffix(".py")
+
+
+FILES = sorted(
+  p for p in ROOT.rglob("*.py") if p.parent != ROOT or unit(p) != "__init__"
+)
+
+
+def imports(path: pathlib.Path) -> set[str]:
+  """Every module that a file imports, inside functions too, dotted."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: relative import"
+      found |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return found
+
+
+def test_every_module_has_a_layer():
+  assert {unit(path) for path in FILES} <= set(LEVEL)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_come_from_lower_layers_or_the_own_package(path):
+  own = unit(path)
+  for name in imports(path):
+    if not name.startswith("grounded_jax."):
+      continue
+    other = name.split(".")[1]
+    allowed = other == own or LEVEL[other] < LEVEL[own]
+    assert allowed, f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("name", NO_JAX)
+def test_host_modules_never_import_jax(name):
+  for path in FILES:
+    if unit(path) == name:
+      roots = {module.split(".")[0] for module in imports(path)}
+      assert not roots & {"jax", "jaxlib", "flax", "optax", "orbax"}, path
+      inner = {
+        m.split(".")[1] for m in imports(path) if m.startswith("grounded_jax.")
+      }
+      if name != "main":  # whose modes bring jax when they run
+        assert inner <= set(NO_JAX) | {name}, path
