@@ -166,7 +166,14 @@ def collect(
 def batch(
   cfg: config.GRPO, groups: Groups, counts: np.ndarray, step: int
 ) -> types.Batch:
-  """The arrays that the update learns from, still on the host."""
+  """The arrays that the update learns from, still on the host.
+
+  Args:
+    cfg: advantages and weights.
+    groups: to learn from.
+    counts: 0 for groups that only fill the shape, [P].
+    step: updates that the policy had had when it sampled them.
+  """
   parts = {name: jnp.asarray(part) for name, part in groups.parts.items()}
   advantage = grpo.advantages(cfg, jnp.asarray(groups.total), parts)
   return types.Batch(
@@ -174,7 +181,7 @@ def batch(
     rollout=groups.rollout,
     advantage=np.asarray(advantage),
     weight=weight(cfg, groups) * counts[:, None],
-    policy_step=np.int32(step),
+    policy_step=np.array(step, np.int32),
   )
 
 

@@ -5,6 +5,7 @@ for embeddings, output head and norm scales.  Muon's updates are scaled to
 AdamW's root mean square, so that one learning rate serves both.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,8 @@ def schedule(
   return rate
 
 
+# One object per setting: it is static in `update`, and a new one compiles anew.
+@functools.lru_cache(maxsize=16)
 def make(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:
   """Returns the gradient transformation of a stage of `steps` updates."""
   rate = schedule(cfg, steps)
@@ -163,32 +166,35 @@ def micro_gradients(
     grads, aux = gradient(params, batch)
     return grads, jax.tree.map(lambda x: x[None], aux)
 
+  leaves, rebuild = split(batch, count)
+
   def body(total_grads, part):
-    grads, aux = gradient(params, part)
+    grads, aux = gradient(params, rebuild(part))
     return jax.tree.map(jnp.add, total_grads, grads), aux
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  return jax.lax.scan(body, zeros, split(batch, count))
+  return jax.lax.scan(body, zeros, leaves)
 
 
-def split(batch: Any, count: int) -> Any:
-  """Returns `count` micro-batches, stacked along a new first axis.
+def split(
+  batch: Any, count: int
+) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+  """Returns the leaves of `count` micro-batches, and what rebuilds one.
 
-  Micro-batch i holds the rows i, i + count, ..., so that on a mesh every
-  device keeps a share of each.  Scalars are repeated.
+  Each leaf has the micro-batches along a new first axis.  Micro-batch i holds
+  the rows i, i + count, ..., so that on a mesh every device keeps a share of
+  each.  Scalars are repeated.  Leaves are stacked rather than the batch
+  itself, whose fields state their axes.
   """
-  return jax.tree.map(
-    lambda x: (
-      x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
-      if x.ndim
-      else jnp.broadcast_to(x, (count,))
-    ),
-    batch,
+  leaves, tree = jax.tree.flatten(batch)
+  stack = lambda x: (
+    x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+    if x.ndim
+    else jnp.broadcast_to(x, (count,))
   )
+  return [stack(x) for x in leaves], tree.unflatten
 
 
-def join(parts: Any) -> Any:
-  """Returns the batch that `split` made these micro-batches from."""
-  return jax.tree.map(
-    lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts
-  )
+def join(parts: Array) -> Array:
+  """Returns in one the rows that `split` dealt to micro-batches."""
+  return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from grounded_jax import checkpoint as checkpoint_lib
@@ -104,10 +105,10 @@ def draw(
     params,
     put(policy, prompts),
     # Arrays: as Python numbers they would compile anew for every value.
-    seed=np.int32(seed),
-    stage=np.int32(stage),
-    step=np.int32(step),
-    purpose=np.int32(purpose),
+    seed=jnp.int32(seed),
+    stage=jnp.int32(stage),
+    step=jnp.int32(step),
+    purpose=jnp.int32(purpose),
     group=group,
     max_new_tokens=max_new_tokens,
     temperature=temperature,

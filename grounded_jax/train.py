@@ -129,9 +129,8 @@ def grpo_stage(
       kept, counts, drawn, cursor = groups.collect(cfg, draw, cursor)
       # 4. Update.
       with watch("update"):
-        batch = groups.batch(cfg, kept, counts, step)
-        state, learned = learn(book.policy, cfg, tx, state, batch, at.reference)
-        state = checkpoint.place(state, at.like)
+        batch = groups.batch(cfg, kept, counts, int(state.step))
+        state, learned = learn(book.policy, cfg, tx, state, batch, at)
       # 5. Log; save (state and cursor, both after this step); evaluate.
       values = groups.metrics(counts, drawn, stage.rewards) | learned
       book.step(stage, step + 1, values, watch)
@@ -195,7 +194,7 @@ def learn(
   tx: optax.GradientTransformation,
   state: types.TrainState,
   batch: types.Batch,
-  reference: Any | None,
+  at: checkpoint.Start,
 ) -> tuple[types.TrainState, dict[str, Any]]:
   """The state after `cfg.iterations` updates, and the last one's metrics."""
   batch = policy_lib.put(policy, batch)
@@ -206,10 +205,11 @@ def learn(
   batch = dataclasses.replace(
     batch,
     old_logp=logp(state.params) if cfg.iterations > 1 else None,
-    ref_logp=logp(reference) if cfg.beta else None,
+    ref_logp=logp(at.reference) if cfg.beta else None,
   )
   for _ in range(cfg.iterations):
     state, metrics = grpo.update(cfg, model, graphdef, tx, state, batch)
+    state = checkpoint.place(state, at.like)
   return state, jax.device_get(metrics)
 
 
