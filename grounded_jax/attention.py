@@ -351,10 +351,10 @@ grouped.defvjp(_grouped_fwd, _grouped_bwd)
 def decode(
   q: Float[Array, "P G N H"],
   prompt: tuple[
-    Float[Array, "P L K H"], Float[Array, "P L K H"], Int[Array, " P"]
+    Float[Array, "P K H L"], Float[Array, "P K L H"], Int[Array, " P"]
   ],
   past: tuple[
-    Float[Array, "P G C K H"], Float[Array, "P G C K H"], Int[Array, ""]
+    Float[Array, "P K G C H"], Float[Array, "P K G C H"], Int[Array, ""]
   ],
   new: tuple[Float[Array, "P G K H"], Float[Array, "P G K H"]],
   precision: str = "default",
@@ -366,22 +366,24 @@ def decode(
     prompt: keys, values and length of the prompts, one copy for a group.
     past: the completions' own keys and values, and how many are written.
     new: the key and value of the token itself.
+    precision: of the matrix products.
   """
   prompt_k, prompt_v, length = prompt
   past_k, past_v, written = past
   p, g, n, h = q.shape
-  q = q.reshape(p, g, prompt_k.shape[2], -1, h) * h**-0.5  # [P G K N/K H]
+  q = q.reshape(p, g, prompt_k.shape[1], -1, h) * h**-0.5
+  q = q.transpose(0, 2, 1, 3, 4)  # [P K G N/K H]
   dot = _dots(q, precision)
-  over = dot("pgkrh,plkh->pgkrl", q, prompt_k)
-  valid = jnp.arange(prompt_k.shape[1]) < length[:, None]
+  over = dot("pkgrh,pkhl->pkgrl", q, prompt_k)
+  valid = jnp.arange(prompt_v.shape[2]) < length[:, None]
   over = jnp.where(valid[:, None, None, None], over, _MASKED)
-  own = dot("pgkrh,pgckh->pgkrc", q, past_k)
-  own = jnp.where(jnp.arange(past_k.shape[2]) < written, own, _MASKED)
-  itself = dot("pgkrh,pgkh->pgkr", q, new[0])[..., None]
+  own = dot("pkgrh,pkgch->pkgrc", q, past_k)
+  own = jnp.where(jnp.arange(past_k.shape[3]) < written, own, _MASKED)
+  itself = dot("pkgrh,pgkh->pkgr", q, new[0])[..., None]
   values = (
-    ("pgkrl,plkh->pgkrh", prompt_v),
-    ("pgkrc,pgckh->pgkrh", past_v),
-    ("pgkrx,pgkh->pgkrh", new[1]),
+    ("pkgrl,pklh->pkgrh", prompt_v),
+    ("pkgrc,pkgch->pkgrh", past_v),
+    ("pkgrx,pgkh->pkgrh", new[1]),
   )
   out, _ = _softmax_parts([over, own, itself], values, dot)
-  return out.astype(q.dtype).reshape(p, g, n, h)
+  return out.astype(q.dtype).transpose(0, 2, 1, 3, 4).reshape(p, g, n, h)

@@ -33,6 +33,18 @@ class PromptCache:
   length: Int[Array, " P"]  # entries beyond it are padding
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeCache:
+  """What decoding reads, laid out so that its products copy nothing."""
+
+  prompt_k: Float[Array, "Y P K H L"]
+  prompt_v: Float[Array, "Y P K L H"]
+  length: Int[Array, " P"]
+  own_k: Float[Array, "Y P K G C H"]
+  own_v: Float[Array, "Y P K G C H"]
+
+
 def _weight(key, axes: tuple[str, ...], shape, fan_in: int, dtype) -> nnx.Param:
   value = jax.random.normal(key, shape, dtype) * fan_in**-0.5
   return nnx.Param(value.astype(dtype), axes=axes)
@@ -227,26 +239,36 @@ def prefill(
   return hidden, PromptCache(k=k, v=v, length=length)
 
 
+def decode_cache(cache: PromptCache, group: int, tokens: int) -> DecodeCache:
+  """Returns the prompts' cache with room for `tokens` of each completion."""
+  y, p, _, k, h = cache.k.shape
+  own = jnp.zeros((y, p, k, group, tokens, h), cache.k.dtype)
+  return DecodeCache(
+    prompt_k=cache.k.transpose(0, 1, 3, 4, 2),
+    prompt_v=cache.v.transpose(0, 1, 3, 2, 4),
+    length=cache.length,
+    own_k=own,
+    own_v=own,
+  )
+
+
 def decode_step(
   graphdef: Any,
   params: Params,
-  cache: PromptCache,
-  own_k: Float[Array, "Y P G C K H"],
-  own_v: Float[Array, "Y P G C K H"],
+  cache: DecodeCache,
   tokens: Int[Array, "P G"],
   index: Int[Array, ""],
   precision: str = "default",
-) -> tuple[
-  Float[Array, "P G D"], Float[Array, "Y P G K H"], Float[Array, "Y P G K H"]
-]:
-  """Returns (hidden, keys, values) of completion token `index`.
+) -> tuple[Float[Array, "P G D"], DecodeCache]:
+  """Returns the hidden states after completion token `index`, and the cache.
 
-  Both caches are read-only: entries of the completions' own cache before
-  `index` are read, and the caller writes the new ones, once for all layers.
+  The layers read the cache as it was and return only the token's own keys and
+  values, written once for all layers: a cache carried through the layers
+  would be copied for every token.
   """
   decoder = decoder_of(graphdef, params)
   positions = jnp.broadcast_to(cache.length[:, None] + index, tokens.shape)
-  turn = rotary(positions, decoder, own_k.dtype.name)
+  turn = rotary(positions, decoder, cache.own_k.dtype.name)
 
   def body(x, layer):
     block, prompt_k, prompt_v, past_k, past_v = layer
@@ -260,10 +282,23 @@ def decode_step(
     )
     return _finish(block, x, out, decoder, precision), (k, v)
 
-  x = _embed(params, tokens, own_k.dtype.name)
-  layers = (params["blocks"], cache.k, cache.v, own_k, own_v)
-  x, (k, v) = jax.lax.scan(body, x, layers)
-  return rms_norm(x, params["norm"], decoder.norm_eps), k, v
+  x = _embed(params, tokens, cache.own_k.dtype.name)
+  layers = (
+    params["blocks"],
+    cache.prompt_k,
+    cache.prompt_v,
+    cache.own_k,
+    cache.own_v,
+  )
+  x, new = jax.lax.scan(body, x, layers)
+  own_k, own_v = (
+    jax.lax.dynamic_update_index_in_dim(
+      old, entry.transpose(0, 1, 3, 2, 4), index, axis=4
+    )
+    for old, entry in zip((cache.own_k, cache.own_v), new, strict=True)
+  )
+  hidden = rms_norm(x, params["norm"], decoder.norm_eps)
+  return hidden, dataclasses.replace(cache, own_k=own_k, own_v=own_v)
 
 
 def grouped_hidden(

@@ -6,6 +6,7 @@ completion, token), so it depends neither on the batch nor on the mesh.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -51,6 +52,42 @@ def nucleus(
   return scores >= lowest
 
 
+def _first_above(weights: Array, mark: Array) -> tuple[Array, Array]:
+  """(first index whose cumulative weight exceeds mark, weight before it).
+
+  Rounding may leave the mark at the very end: then the last index that has
+  any weight, so that what has none is never returned.
+  """
+  mass = jnp.cumsum(weights, axis=-1)
+  index = jnp.sum(mass <= mark[..., None], axis=-1)
+  positions = jnp.arange(weights.shape[-1])
+  last = jnp.max(jnp.where(weights > 0, positions, 0), axis=-1)
+  index = jnp.minimum(index, last)
+  pick = lambda x: jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]
+  return index, pick(mass - weights)
+
+
+def categorical(
+  scores: Float[Array, "P G V"], uniform: Float[Array, "P G"]
+) -> Int[Array, "P G"]:
+  """Returns the token at which the cumulative softmax passes `uniform`.
+
+  One random number a row, where the Gumbel trick needs V of them; in two
+  levels (blocks, then within one), so that no sum over V is long.
+  """
+  size = math.isqrt(scores.shape[-1] - 1) + 1
+  weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+  pad = size * size - scores.shape[-1]
+  weights = jnp.pad(weights, ((0, 0), (0, 0), (0, pad)))
+  weights = weights.reshape(*uniform.shape, size, size)
+  sums = weights.sum(-1)
+  mark = uniform * sums.sum(-1)
+  block, before = _first_above(sums, mark)
+  inside = jnp.take_along_axis(weights, block[..., None, None], axis=-2)
+  token, _ = _first_above(inside[..., 0, :], mark - before)
+  return block * size + token
+
+
 def draw(
   scores: Float[Array, "P G V"],
   keys: Array,
@@ -72,11 +109,12 @@ def draw(
   if temperature and top_p < 1:
     choices = jnp.where(nucleus(choices, top_p), choices, _BANNED)
   if temperature:
-    noise = lambda key: jax.random.gumbel(
-      jax.random.fold_in(key, index), scores.shape[-1:], scores.dtype
+    uniform = lambda key: jax.random.uniform(
+      jax.random.fold_in(key, index), dtype=scores.dtype
     )
-    choices = choices + jax.vmap(jax.vmap(noise))(keys)
-  token = jnp.argmax(choices, axis=-1)
+    token = categorical(choices, jax.vmap(jax.vmap(uniform))(keys))
+  else:
+    token = jnp.argmax(choices, axis=-1)
   chosen = jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0]
   return token, chosen - jax.nn.logsumexp(scores, axis=-1)
 
@@ -153,15 +191,14 @@ def sample(
   )
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
   token, logp = next_token(last, 0)
-  y, _, _, k, h = cache.k.shape
   state = {
     "tokens": jnp.zeros((p, g, c), prompts.tokens.dtype),
     "sampled": jnp.zeros((p, g, c), bool),
     "logp": jnp.zeros((p, g, c), logp.dtype),
     "finished": jnp.zeros((p, g), bool),
     "last": jnp.zeros((p, g), prompts.tokens.dtype),
-    "k": jnp.zeros((y, p, g, c, k, h), dtype),
-    "v": jnp.zeros((y, p, g, c, k, h), dtype),
+    # The last token is never read back.
+    "cache": model_lib.decode_cache(cache, g, c - 1),
   }
   state = record(state, 0, token, logp)
 
@@ -171,22 +208,11 @@ def sample(
 
   def one_token(carry):
     index, state = carry
-    hidden, new_k, new_v = model_lib.decode_step(
-      graphdef,
-      params,
-      cache,
-      state["k"],
-      state["v"],
-      state["last"],
-      index - 1,
-      precision,
+    hidden, cache = model_lib.decode_step(
+      graphdef, params, state["cache"], state["last"], index - 1, precision
     )
-    for name, new in (("k", new_k), ("v", new_v)):
-      state[name] = jax.lax.dynamic_update_index_in_dim(
-        state[name], new, index - 1, 3
-      )
     token, logp = next_token(hidden, index)
-    return index + 1, record(state, index, token, logp)
+    return index + 1, record(state | {"cache": cache}, index, token, logp)
 
   _, state = jax.lax.while_loop(go_on, one_token, (jnp.int32(1), state))
   return types.Rollout(
