@@ -235,7 +235,8 @@ class GRPO:
       )
     if self.baseline == "leave_one_out" and self.group < 2:
       raise UserError(
-        f"baseline=leave_one_out needs group of at least 2 (group={self.group})."
+        "baseline=leave_one_out needs a group of at least 2"
+        f" (group={self.group})."
       )
     if self.combine == "gdpo" and self.scale != "none":
       raise UserError("combine=gdpo already normalises: set scale=none.")
@@ -254,6 +255,21 @@ class SFT:
   group: int = 1  # demonstrations that share a prompt
   micro: int = 0  # prompts per micro-batch; 0 = all at once
   max_new_tokens: int = 256  # longer demonstrations are dropped, and counted
+  # "gold": from the training records' annotated passages.  "clean" and
+  # "careless": endless lessons in the embedded world (its warm start).
+  demonstrations: str = "gold"
+  passages: int = 0  # of a lesson; 0 = data.passages
+  recitals: int = 0  # of a lesson's group: a passage word for word
+  mixed: float = 0.5  # share of a lesson's drills that mix two sentences
+
+  def __post_init__(self):
+    kinds = ("gold", "clean", "careless")
+    _choice("demonstrations", self.demonstrations, kinds)
+    _positive(self, "prompts", "group", "max_new_tokens")
+    if self.recitals >= self.group:
+      raise UserError(
+        f"sft.recitals={self.recitals} must be below sft.group={self.group}."
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -117,20 +117,21 @@ def rollout_logp(
   For old_logp (iterations > 1) and ref_logp (beta > 0).
   """
   count = rollout.tokens.shape[0] // (cfg.micro or rollout.tokens.shape[0])
-  parts = optim.split((prompts, rollout), count)
+  leaves, rebuild = optim.split((prompts, rollout), count)
 
   def one(part):
+    some_prompts, some = rebuild(part)
     return logp.token_logp(
       graphdef,
       params,
-      part[0],
-      part[1].tokens,
-      part[1].sampled,
+      some_prompts,
+      some.tokens,
+      some.sampled,
       temperature=cfg.temperature,
       model=model,
     )[0]
 
-  return optim.join(jax.lax.map(one, parts))
+  return optim.join(jax.lax.map(one, leaves))
 
 
 @functools.partial(

@@ -1,6 +1,7 @@
 """Rollouts of given log-probabilities, for tests of the GRPO loss."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -62,21 +63,25 @@ def make_batch(
   )
 
 
+@functools.partial(jax.jit, static_argnames="cfg")
+def _evaluate(cfg, logp, batch):
+  def share(logp):
+    total, tally = grpo_loss.loss(cfg, logp, jnp.zeros_like(logp), batch)
+    return total / grpo_loss.denominator(cfg, batch), tally
+
+  return jax.value_and_grad(share, has_aux=True)(logp)
+
+
 def loss_and_gradient(cfg: config.GRPO, logp, batch: types.Batch):
   """Returns the loss and its gradient with respect to `logp`, as numpy."""
-
-  def share(logp):
-    total, _ = grpo_loss.loss(cfg, logp, jnp.zeros_like(logp), batch)
-    return total / grpo_loss.denominator(cfg, batch)
-
-  loss, gradient = jax.value_and_grad(share)(jnp.asarray(logp))
+  (loss, _), gradient = _evaluate(cfg, jnp.asarray(logp), batch)
   return float(loss), np.asarray(gradient)
 
 
 def tally(cfg: config.GRPO, logp, batch: types.Batch) -> grpo_loss.Tally:
   """Returns what the loss reports beside its value."""
-  logp = jnp.asarray(logp)
-  return grpo_loss.loss(cfg, logp, jnp.zeros_like(logp), batch)[1]
+  (_, reported), _ = _evaluate(cfg, jnp.asarray(logp), batch)
+  return reported
 
 
 def random_case(seed: int = 0, p: int = 3, g: int = 4, c: int = 6):
