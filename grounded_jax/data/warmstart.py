@@ -88,19 +88,24 @@ def _statement(town: str, hit: Hit) -> str:
   return f" {town} {relation} {thing} [{k}]."
 
 
+def _finding(hits: Sequence[Hit]) -> str:
+  """What a thought says after a town and a relation."""
+  things = ",".join(f" {thing} [{k}]" for _, thing, k in hits)
+  return f"{things or f' {NONE}'}."
+
+
 def demonstration(
   example: Example, rng: random.Random, habits: Habits
 ) -> Demonstration:
   """Think and answer for one example of the world.
 
-  The thought looks each relation up until the passages say no more of it.
+  The thought says for each relation what the passages hold, and where.
   """
   town, relations = asked(example.question)
   thought, hits = "", []
   for relation in relations:
     found = read(example, town, relation)
-    thought += "".join(_statement(town, hit) for hit in found)
-    thought += f" {town} {relation} {NONE}."
+    thought += f" {town} {relation}{_finding(found)}"
     hits += found
   if not hits and rng.random() < habits.invent:
     hits = _invented(example, relations)
@@ -141,23 +146,22 @@ def _invented(example: Example, relations: Sequence[str]) -> list[Hit]:
   return hits
 
 
-def drill(example: Example, rng: random.Random, queries: int) -> Demonstration:
+def drill(
+  example: Example, rng: random.Random, queries: int, mixed: float
+) -> Demonstration:
   """Looks up several towns and relations, each given, one after another.
 
-  Half of them are stated somewhere; the rest mix one sentence's town with
-  another's relation.
+  A share `mixed` of them joins one sentence's town with another's relation,
+  so that most of these are not stated; the rest are.
   """
   said = [s for doc in example.docs for s in _SENTENCE.findall(doc.text)]
   pieces = [("<think>", False)]
   for _ in range(queries):
     town, relation, _ = rng.choice(said)
-    if rng.random() < 0.5:
+    if rng.random() < mixed:
       relation = rng.choice(said)[1]
     pieces.append((f" {town} {relation}", False))
-    found = read(example, town, relation)
-    rest = "".join(_statement(town, hit) for hit in found)
-    rest += f" {town} {relation} {NONE}."
-    pieces.append((rest.removeprefix(f" {town} {relation}"), True))
+    pieces.append((_finding(read(example, town, relation)), True))
   return Demonstration(pieces=tuple(pieces), ends=False)
 
 
