@@ -288,6 +288,8 @@ def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   Raises:
     UserError: a field that decides what is learned differs; it is named.
   """
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"{workdir} is a file: give --workdir a directory.")
   if not (workdir / "config.json").exists():
     return
   saved = json.loads(json.dumps(read_config(workdir)))

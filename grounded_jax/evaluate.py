@@ -6,7 +6,6 @@ two: a policy that learns to please its reward alone widens it.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from grounded_jax import config, pipeline, sampler, scoring, trust_score
 from grounded_jax import policy as policy_lib
+from grounded_jax.inputs import Fitted
 from grounded_jax.records import Completion, Example
 
 
@@ -38,7 +38,7 @@ class Answer:
 def run(
   policy: policy_lib.Policy,
   params: Any,
-  examples: Sequence[Example],
+  fitted: Fitted,
   cfg: config.Eval,
   *,
   data: config.Data,
@@ -50,13 +50,13 @@ def run(
   Args:
     policy: the decoder and its tokenizer.
     params: its parameters.
-    examples: as their prompts show them.
+    fitted: each example as its prompt shows it, and the prompt.
     cfg: decoding, the headline verifier, the intervals.
     data: how examples become prompts.
     rewards: whose verifier is compared with the headline's.
     seed: of sampled decoding.
   """
-  answered = answers(policy, params, examples, cfg, data=data, seed=seed)
+  answered = answers(policy, params, fitted, cfg, data=data, seed=seed)
   completions = [item.completion for item in answered]
   prompts = [item.prompt for item in answered]
   records = [scoring.record(x.example, x.completion) for x in answered]
@@ -78,11 +78,6 @@ def run(
     "completion_tokens": float(np.mean([c.tokens for c in completions])),
     "finished_ratio": 100 * float(np.mean([c.finished for c in completions])),
     "prompt_tokens": float(np.mean([len(ids) for ids in prompts])),
-    # Prompts that lost passages to fit data.max_prompt_len.
-    "shortened": sum(
-      len(x.example.docs) < len(e.docs)
-      for x, e in zip(answered, examples, strict=True)
-    ),
   }
   metrics["meta"] |= {
     "decoding": {
@@ -103,16 +98,15 @@ def run(
 def answers(
   policy: policy_lib.Policy,
   params: Any,
-  examples: Sequence[Example],
+  fitted: Fitted,
   cfg: config.Eval,
   *,
   data: config.Data,
   seed: int,
 ) -> list[Answer]:
-  """The policy's answer to each example, in batches of `cfg.batch`."""
-  fitted, fits = pipeline.fit_all(examples, policy.tokenizer, data)
-  length = pipeline.bucket(fits.longest, data)
-  keys = [pipeline.key(example.id) for example in examples]
+  """The policy's answer to each prompt, in batches of `cfg.batch`."""
+  length = pipeline.bucket(max(len(ids) for _, ids in fitted), data)
+  keys = [pipeline.key(example.id) for example, _ in fitted]
   batch = min(cfg.batch, len(fitted))
   batch += -batch % policy.ways
   out = []

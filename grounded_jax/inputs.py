@@ -2,33 +2,35 @@
 is allocated."""
 
 import dataclasses
+from collections.abc import Sequence
 
-from grounded_jax import checkpoint, config, files, mesh, pipeline
+from grounded_jax import checkpoint, config, lessons, mesh, pipeline, weights
+from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import sources
-from grounded_jax.records import Example, UserError
-from grounded_jax.tokenizer import Tokenizer
+from grounded_jax.records import Example
+
+Fitted = Sequence[tuple[Example, list[int]]]
+Data = pipeline.Prompts | pipeline.Demonstrations | lessons.Lessons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
   """What the stages train on and what is evaluated."""
 
-  stages: tuple[tuple[Example, ...], ...]  # of each stage
-  evals: dict[str, tuple[Example, ...]]  # of each evaluation, by its name
+  stages: tuple[Data, ...]
+  evals: dict[str, Fitted]  # by name: examples as shown, and their prompts
 
 
-def load(experiment: config.Experiment) -> Inputs:
-  """The examples of every stage and evaluation.
+def load(
+  experiment: config.Experiment, tokenizer: tokenizer_lib.Tokenizer
+) -> Inputs:
+  """The prompts of every stage and evaluation.
 
   Raises:
     UserError: something that the experiment needs is not there, or not so.
   """
-  if not experiment.stages and not experiment.evals:
-    raise UserError(
-      f"The experiment {experiment.name} has neither stages nor evals."
-    )
   if experiment.model.path:
-    files.find(experiment.model.path)
+    weights.read(experiment.model)
   devices = mesh.make(experiment.mesh)
   for stage in experiment.stages:
     section = stage.grpo if stage.objective == "grpo" else stage.sft
@@ -39,12 +41,34 @@ def load(experiment: config.Experiment) -> Inputs:
       checkpoint.find(stage.init_from)
   return Inputs(
     stages=tuple(
-      examples(experiment, stage_source(experiment, stage))
-      for stage in experiment.stages
+      training_data(experiment, index, tokenizer)
+      for index in range(len(experiment.stages))
     ),
     evals={
-      item.name: examples(experiment, item.source) for item in experiment.evals
+      item.name: fitted(experiment.data, item.source, tokenizer)
+      for item in experiment.evals
     },
+  )
+
+
+def training_data(
+  experiment: config.Experiment,
+  index: int,
+  tokenizer: tokenizer_lib.Tokenizer,
+) -> Data:
+  """The training prompts of a stage, supervised ones with demonstrations."""
+  stage, data = experiment.stages[index], experiment.data
+  if stage.objective == "sft" and stage.sft.demonstrations != "gold":
+    return lessons.Lessons(tokenizer, data, stage.sft, experiment.seed, index)
+  source = stage_source(experiment, stage)
+  examples, _ = sources.load(source, data.passages)
+  common = (examples, tokenizer, data)
+  if stage.objective == "sft":
+    return pipeline.Demonstrations(
+      *common, stage.sft, seed=experiment.seed, stage=index
+    )
+  return pipeline.Prompts(
+    *common, seed=experiment.seed, stage=index, answerable=source.answerable
   )
 
 
@@ -60,56 +84,30 @@ def stage_source(
   return source
 
 
-def examples(
-  experiment: config.Experiment, source: config.Source
-) -> tuple[Example, ...]:
-  """The examples of a source, with as many passages as prompts show."""
-  found, _ = sources.load(source, experiment.data.passages)
-  return found
+def fitted(
+  data: config.Data,
+  source: config.Source,
+  tokenizer: tokenizer_lib.Tokenizer,
+) -> Fitted:
+  """The examples of a source as they are shown, each with its prompt."""
+  examples, _ = sources.load(source, data.passages)
+  return pipeline.fit_all(examples, tokenizer, data)[0]
 
 
-def prompts(
-  experiment: config.Experiment,
-  index: int,
-  found: Inputs,
-  tokenizer: Tokenizer,
-) -> pipeline.Prompts:
-  """The training prompts of a GRPO stage."""
-  source = stage_source(experiment, experiment.stages[index])
-  return pipeline.Prompts(
-    found.stages[index],
-    tokenizer,
-    experiment.data,
-    experiment.seed,
-    index,
-    source.answerable,
-  )
-
-
-def demonstrations(
-  experiment: config.Experiment,
-  index: int,
-  found: Inputs,
-  tokenizer: Tokenizer,
-) -> pipeline.Demonstrations:
-  """The training prompts of a supervised stage with their completions."""
-  return pipeline.Demonstrations(
-    found.stages[index],
-    tokenizer,
-    experiment.data,
-    experiment.stages[index].sft,
-    experiment.seed,
-    index,
-  )
-
-
-def describe(data: pipeline.Prompts | pipeline.Demonstrations) -> str:
-  """How many prompts there are, and what fitting them has cost, in words."""
+def describe(data: Data) -> str:
+  """How many prompts there are, and what was left out of them, in words."""
+  if isinstance(data, lessons.Lessons):
+    return "endless lessons"
   fits = data.fits
   words = f"{len(data)} prompts, {fits.mean:.0f} tokens, at most {fits.longest}"
   if fits.shortened:
     words += (
       f"; {fits.shortened} lost {fits.passages} passages to"
       f" data.max_prompt_len, which left {fits.flipped} unanswerable"
+    )
+  if isinstance(data, pipeline.Demonstrations):
+    words += (
+      f"; left out: {data.too_long} with longer demonstrations,"
+      f" {data.without} without one"
     )
   return words

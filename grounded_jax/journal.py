@@ -8,7 +8,7 @@ import contextlib
 import pathlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,12 +20,12 @@ from grounded_jax import (
   config,
   evaluate,
   groups,
+  inputs,
   log,
   scoring,
   types,
 )
 from grounded_jax import policy as policy_lib
-from grounded_jax.records import Example
 
 _WARM = 2  # steps that compile, before a trace begins
 
@@ -58,7 +58,7 @@ class Journal:
     experiment: config.Experiment,
     workdir: pathlib.Path,
     policy: policy_lib.Policy,
-    sets: Mapping[str, Sequence[Example]],
+    sets: Mapping[str, inputs.Fitted],
     console: rich.console.Console,
     profile: int = 0,
   ):
@@ -68,7 +68,7 @@ class Journal:
       experiment: what is run.
       workdir: made if it does not exist.
       policy: what is evaluated.
-      sets: the examples of each evaluation.
+      sets: the prompts of each evaluation.
       console: where progress is shown.
       profile: steps to trace for xprof, once compiled.
     """

@@ -135,7 +135,7 @@ def _where(error: Exception, path: pathlib.Path) -> str:
   """The line of the file that an error came from, as words."""
   lines, trace = [], error.__traceback__
   while trace:
-    if pathlib.Path(trace.tb_frame.f_code.co_filename) == path:
+    if pathlib.Path(trace.tb_frame.f_code.co_filename) == path.absolute():
       lines.append(trace.tb_lineno)
     trace = trace.tb_next
   if isinstance(error, SyntaxError):

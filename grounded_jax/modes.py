@@ -64,8 +64,10 @@ def evaluate(
     raise UserError(f"The experiment {experiment.name} has no evals.")
   stages = experiment.stages
   rewards = stages[-1].rewards if stages else config.Rewards()
-  found = inputs.load(experiment)
-  policy, params = policy_lib.load(experiment, _origin(workdir, checkpoint))
+  origin = _origin(workdir, checkpoint)
+  tokenizer = tokenizer_lib.load(experiment.model)
+  found = inputs.load(dataclasses.replace(experiment, stages=()), tokenizer)
+  policy, params = policy_lib.load(experiment, tokenizer, origin)
   results = {}
   for item in experiment.evals:
     result = evaluate_lib.run(
@@ -170,16 +172,20 @@ def answer(
     answerable=False,  # not known, and not read
   )
   from grounded_jax import evaluate as evaluate_lib
+  from grounded_jax import pipeline
   from grounded_jax import policy as policy_lib
 
-  policy, params = policy_lib.load(experiment, _origin(workdir, checkpoint))
+  origin = _origin(workdir, checkpoint)
+  tokenizer = tokenizer_lib.load(experiment.model)
+  fitted = [pipeline.fit(example, tokenizer, experiment.data)]
+  policy, params = policy_lib.load(experiment, tokenizer, origin)
   decoding = config.Eval(name="answer", source=config.Source())
   if experiment.evals:
     decoding = experiment.evals[0]
   got = evaluate_lib.answers(
     policy,
     params,
-    [example],
+    fitted,
     decoding,
     data=experiment.data,
     seed=experiment.seed,

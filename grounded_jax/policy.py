@@ -4,6 +4,7 @@ The one place where sampled tokens become text.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -17,7 +18,6 @@ from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.records import Completion
-from grounded_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Policy:
 
   model: config.Model
   graphdef: Any
-  tokenizer: Tokenizer
+  tokenizer: tokenizer_lib.Tokenizer
   rows: jax.sharding.NamedSharding  # of arrays whose first axis is P
 
   @property
@@ -37,17 +37,19 @@ class Policy:
 
 
 def load(
-  experiment: config.Experiment, checkpoint: pathlib.Path | None = None
+  experiment: config.Experiment,
+  tokenizer: tokenizer_lib.Tokenizer,
+  checkpoint: pathlib.Path | None = None,
 ) -> tuple[Policy, Any]:
   """The policy and its parameters, laid out over the experiment's mesh.
 
   Args:
     experiment: its model, mesh and seed (of random weights) are read.
+    tokenizer: of the model.
     checkpoint: one of a run's; None = the model's own weights.
   """
   cfg = experiment.model
   devices = mesh_lib.make(experiment.mesh)
-  tokenizer = tokenizer_lib.load(cfg)
   decoder = weights.decoder(cfg)
   tokenizer_lib.check(tokenizer, decoder)
   graphdef, shapes = model_lib.abstract(decoder, cfg.param_dtype)
@@ -70,9 +72,14 @@ def load(
     return policy, checkpoint_lib.restore_params(checkpoint, like)
   if cfg.path:
     return policy, weights.load(cfg, shapes, layout)
-  make = lambda key: model_lib.init(decoder, key, cfg.param_dtype)[1]
   key = jax.random.key(experiment.seed)
-  return policy, jax.jit(make, out_shardings=layout)(key)
+  return policy, jax.device_put(_random(decoder, cfg.param_dtype, key), layout)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _random(decoder: config.Decoder, dtype: str, key: jax.Array) -> Any:
+  """Random weights; for models small enough to be tried out."""
+  return model_lib.init(decoder, key, dtype)[1]
 
 
 def put(policy: Policy, tree: Any) -> Any:

@@ -129,7 +129,9 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ("Loss", ["loss"]),
     ("Seconds per step", ["seconds"]),
   ]
-  present = lambda names: [n for n in names if any(n in row for row in rows)]
+  present = lambda names: [
+    name for name in names if any(row.get(name) is not None for row in rows)
+  ]
   return [
     _figure(title, present(names), rows)
     for title, names in figures
@@ -145,7 +147,8 @@ def _figure(
   from matplotlib.backends import backend_svg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+  figure = Figure(figsize=(6.4, 3.2))
+  figure.subplots_adjust(left=0.09, right=0.98, top=0.9, bottom=0.14)
   axes = figure.subplots()
   colors = [f"C{i % 10}" for i in range(len(names))]
   for name, color in zip(names, colors, strict=True):

@@ -22,6 +22,7 @@ from grounded_jax import (
   grpo,
   inputs,
   journal,
+  lessons,
   optim,
   pipeline,
   report,
@@ -31,6 +32,7 @@ from grounded_jax import (
   verifiers,
 )
 from grounded_jax import policy as policy_lib
+from grounded_jax import tokenizer as tokenizer_lib
 
 Stopwatch = journal.Stopwatch
 
@@ -56,8 +58,9 @@ def run(
     UserError: the experiment cannot run, or `workdir` holds another one.
   """
   checkpoint.check_same_run(workdir, config.to_dict(experiment))
-  found = inputs.load(experiment)
-  policy, params = policy_lib.load(experiment)
+  tokenizer = tokenizer_lib.load(experiment.model)
+  found = inputs.load(experiment, tokenizer)
+  policy, params = policy_lib.load(experiment, tokenizer)
   book = journal.Journal(
     experiment,
     workdir,
@@ -71,7 +74,7 @@ def run(
       params = start(book, index, params)
       if book.done(stage) < stage.steps:
         loop = {"grpo": grpo_stage, "sft": sft_stage}[stage.objective]
-        params = loop(book, index, params, found, score)
+        params = loop(book, index, params, found.stages[index], score)
       book.evaluate(stage, stage.steps, params)
       summary = book.write_summary()
   finally:
@@ -106,14 +109,13 @@ def grpo_stage(
   book: journal.Journal,
   index: int,
   params: Any,
-  found: inputs.Inputs,
+  data: pipeline.Prompts,
   score: groups.Scorer | None,
 ) -> Any:
   """The parameters after a GRPO stage that starts from `params`."""
   stage = book.experiment.stages[index]
   cfg = stage.grpo
   tx = optim.make(stage.optimizer, stage.steps * cfg.iterations)
-  data = inputs.prompts(book.experiment, index, found, book.policy.tokenizer)
   book.progress.note(f"{stage.name}  {inputs.describe(data)}")
   score = score or scorer(stage)
   with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
@@ -217,18 +219,14 @@ def sft_stage(
   book: journal.Journal,
   index: int,
   params: Any,
-  found: inputs.Inputs,
+  data: pipeline.Demonstrations | lessons.Lessons,
   score: groups.Scorer | None,
 ) -> Any:
   """The parameters after a supervised stage that starts from `params`."""
   del score  # demonstrations are not scored
   stage, policy = book.experiment.stages[index], book.policy
   tx = optim.make(stage.optimizer, stage.steps)
-  data = inputs.demonstrations(book.experiment, index, found, policy.tokenizer)
-  book.progress.note(
-    f"{stage.name}  {inputs.describe(data)}; left out: {data.too_long} with"
-    f" longer demonstrations, {data.without} without one"
-  )
+  book.progress.note(f"{stage.name}  {inputs.describe(data)}")
   with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
     at = checkpoint.begin(saves, tx, params, with_reference=False)
     state, cursor = at.state, at.cursor

