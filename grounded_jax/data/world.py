@@ -3,8 +3,8 @@
 A world is a table of facts (town, relation, things) drawn from its seed.  A
 question asks for one or two relations of one town.  Each of its five passages
 holds three sentences; the evidence stands in some of them, the others talk of
-the same town's other relations or of sibling towns (names that share a piece)
-under the same relation.  Questions come in pairs: in the unanswerable one every
+the same town's other relations or of sibling towns (names that begin alike) under
+the same relation.  Questions come in pairs: in the unanswerable one every
 evidence sentence is replaced by a sibling's, and nothing else changes.
 
 Names are a start and an end.  Which pairs of pieces belong to train, dev and
@@ -66,6 +66,7 @@ RELATION_OF_BASE = {base: relation for relation, base in RELATIONS.items()}
 
 DOCS = 5
 SENTENCES = 3  # per passage
+_NEAR = 2  # siblings that a question's passages talk of
 SPLITS = ("train", "dev", "test")
 
 
@@ -80,8 +81,8 @@ class Fact:
 
 def split_of(start: int, end: int) -> str:
   """The split a name belongs to, from the indices of its two pieces."""
-  bucket = (start * 7 + end * 3) % 10
-  return "test" if bucket in (0, 5) else "dev" if bucket == 3 else "train"
+  bucket = (start + end) % 8  # of every start 3 names each for dev and test
+  return "test" if bucket == 0 else "dev" if bucket == 4 else "train"
 
 
 @functools.cache
@@ -98,13 +99,12 @@ def names(kind: str, split: str) -> tuple[str, ...]:
 
 @functools.cache
 def siblings(town: str, split: str) -> tuple[str, ...]:
-  """The other towns that share the start or the end of this one's name."""
+  """The other towns whose names begin alike."""
   start = next(s for s in STARTS if town.startswith(s))
-  end = town[len(start) :]
   return tuple(
     other
     for other in names("towns", split)
-    if other != town and (other.startswith(start) or other.endswith(end))
+    if other != town and other.startswith(start)
   )
 
 
@@ -137,7 +137,8 @@ class World:
     rng = random.Random(f"{self.seed}/{self.split}/question/{index}")
     task = ("short", "list", "claims")[index % 3]
     town, asked = self._ask(rng, task)
-    near = rng.sample(siblings(town, self.split), 3)
+    near = list(siblings(town, self.split))
+    rng.shuffle(near)
     gold = self._gold(rng, task, town, asked)
     # Cyclic positions: over five consecutive questions of a task each place
     # holds evidence equally often.
@@ -147,7 +148,7 @@ class World:
     evidence = [self._state(rng, fact) for fact in gold]
     swapped = []
     for fact in gold:
-      other = rng.choice(near[:2])
+      other = rng.choice(near[:_NEAR])
       swap = rng.choice(self.facts(other, fact.relation))
       swapped.append(self._state(rng, swap))
     make = lambda suffix, sentences: self._example(
@@ -182,15 +183,15 @@ class World:
     plan = []
     for place in range(DOCS):
       about = town if place in places or rng.random() < 0.25 else None
-      about = about or rng.choice(near)
+      about = about or rng.choice(near[:_NEAR])
       relations = rng.sample(free, SENTENCES)
-      owners = [about, about, rng.choice([*near, about])]
+      owners = [about, about, rng.choice([*near[:_NEAR], about])]
       sentences = [
         self._state(rng, rng.choice(self.facts(owner, relation)))
         for owner, relation in zip(owners, relations, strict=True)
       ]
       if about != town or rng.random() < 0.3:
-        other = about if about != town else rng.choice(near)
+        other = about if about != town else rng.choice(near[:_NEAR])
         fact = rng.choice(self.facts(other, rng.choice(asked)))
         sentences[-1] = self._state(rng, fact)
       if place in places:
