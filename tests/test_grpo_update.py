@@ -15,6 +15,7 @@ DECODER = config.Decoder(
   layers=2, embed=8, mlp=12, heads=2, kv_heads=1, head_dim=4, vocab=13
 )
 EOS = 12
+DESCENT = optax.sgd(1.0)  # the parameters' change is the gradient
 
 
 def setup(dtype: str):
@@ -61,11 +62,11 @@ def double_precision():
     yield
 
 
-def one_update(cfg, batch, tx=optax.sgd(1.0)):
+def one_update(cfg, batch):
   """The parameters' change under plain descent, and the metrics."""
   model_cfg, graphdef, params = setup("float64")
   state, metrics = grpo.update(
-    cfg, model_cfg, graphdef, tx, state_of(tx, params), batch
+    cfg, model_cfg, graphdef, DESCENT, state_of(DESCENT, params), batch
   )
   change = jax.tree.map(jnp.subtract, state.params, params)
   return jax.tree.leaves(change), metrics
