@@ -78,6 +78,7 @@ class Journal:
     self._sets = sets
     self._config = config.to_dict(experiment)
     self._profile = profile
+    self._tracing = False
     self._steps = 0  # done by this process
     log.write_json(workdir / "config.json", self._config)
     done = {stage.name: self.done(stage) for stage in experiment.stages}
@@ -90,9 +91,28 @@ class Journal:
     self._began = time.monotonic()
     self.progress = log.Progress(console)
 
+  def _stop_trace(self) -> None:
+    self._tracing = False
+    jax.profiler.stop_trace()
+    self.progress.note(f"Trace written to {self.workdir / 'profile'}.")
+
   def close(self) -> None:
+    if self._tracing:  # a run shorter than the trace
+      self._stop_trace()
     self._metrics.close()
     self.progress.close()
+
+  def opening(self) -> None:
+    """Says what is run where, and where it goes on."""
+    devices = self.policy.rows.mesh.devices
+    plan = ", ".join(
+      f"{stage.name} {self.done(stage)}/{stage.steps}"
+      for stage in self.experiment.stages
+    )
+    self.progress.note(
+      f"{self.experiment.name} in {self.workdir} on {devices.size}"
+      f" {devices.flat[0].device_kind}; steps done: {plan}"
+    )
 
   def done(self, stage: config.Stage) -> int:
     """The step of the stage's last checkpoint; 0 if it has none."""
@@ -116,10 +136,10 @@ class Journal:
     self.progress.step(stage.name, step, stage.steps, numbers)
     self._steps += 1
     if self._profile and self._steps == _WARM:
+      self._tracing = True
       jax.profiler.start_trace(str(self.workdir / "profile"))
-    if self._profile and self._steps == _WARM + self._profile:
-      jax.profiler.stop_trace()
-      self.progress.note(f"Trace written to {self.workdir / 'profile'}.")
+    if self._tracing and self._steps == _WARM + self._profile:
+      self._stop_trace()
 
   def rollouts(
     self, stage: config.Stage, step: int, drawn: groups.Groups

@@ -12,9 +12,10 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import rich.columns
 import rich.console
 import rich.live
-import rich.table
+import rich.text
 
 
 def finite(value: Any) -> Any:
@@ -150,9 +151,12 @@ class Progress:
       words = (f"{name} {value}" for name, value in cells.items())
       self.note("  ".join(words).removeprefix("stage "))
       return
-    table = rich.table.Table(*cells, box=None, pad_edge=False)
-    table.add_row(*cells.values())
-    self._live.update(table)
+    shown_cells = [
+      rich.text.Text.assemble((f"{name} ", "dim"), value)
+      for name, value in cells.items()
+    ]
+    # As many to a line as fit the terminal.
+    self._live.update(rich.columns.Columns(shown_cells, padding=(0, 2)))
 
   def close(self) -> None:
     self._live.stop()

@@ -6,6 +6,7 @@ the command and the config.
 
 import io
 import pathlib
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,7 +45,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
       curves=[markupsafe.Markup(svg) for svg in curves(rows)],
       completions=completions(workdir, summary),
       config=log.dumps(log.read_json(workdir / "config.json"), indent=2),
-      command=" ".join(sys.orig_argv[1:]),
+      command=shlex.join(["python", *sys.orig_argv[1:]]),
     )
   )
   path = workdir / "report.html"

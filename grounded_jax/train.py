@@ -23,6 +23,7 @@ from grounded_jax import (
   inputs,
   journal,
   lessons,
+  log,
   optim,
   pipeline,
   report,
@@ -70,6 +71,7 @@ def run(
     profile,
   )
   try:
+    book.opening()
     for index, stage in enumerate(experiment.stages):
       params = start(book, index, params)
       if book.done(stage) < stage.steps:
@@ -77,9 +79,10 @@ def run(
         params = loop(book, index, params, found.stages[index], score)
       book.evaluate(stage, stage.steps, params)
       summary = book.write_summary()
+    page = report.write(workdir)
+    book.progress.note(f"Done in {log.duration(summary['seconds'])}: {page}")
   finally:
     book.close()
-  report.write(workdir)
   return summary
 
 

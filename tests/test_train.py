@@ -9,7 +9,17 @@ import pytest
 import rich.console
 import tiny
 
-from grounded_jax import checkpoint, config, grpo, log, modes, tokenizer, train
+from grounded_jax import (
+  checkpoint,
+  config,
+  grpo,
+  log,
+  modes,
+  optim,
+  sft,
+  tokenizer,
+  train,
+)
 from grounded_jax import policy as policy_lib
 from grounded_jax.records import UserError
 
@@ -184,8 +194,6 @@ def test_the_reference_is_the_policy_that_the_stage_began_with(two_stages):
     policy_lib.load(experiment, tokenizer.Bytes(), first)[1]
   )
   second = experiment.stages[1]
-  from grounded_jax import optim
-
   tx = optim.make(second.optimizer, second.steps * second.grpo.iterations)
   with checkpoint.open_manager(workdir, "second", 2) as manager:
     params = policy_lib.load(experiment, tokenizer.Bytes())[1]
@@ -222,7 +230,7 @@ def test_every_rollout_is_stored_with_its_parts(two_stages):
   assert metrics["reward/luck"] == pytest.approx(mean, rel=1e-6)
 
 
-def test_supervised_steps_lower_the_loss_and_resume(tmp_path):
+def test_supervised_steps_lower_the_loss_and_resume(tmp_path, monkeypatch):
   path = tiny.write_records(tmp_path / "records.jsonl")
   stage = tiny.stage(
     "sft",
@@ -233,8 +241,29 @@ def test_supervised_steps_lower_the_loss_and_resume(tmp_path):
   )
   experiment = tiny.experiment(path, [stage], evals=False)
   run(experiment, tmp_path / "run")
-  losses = [row["loss"] for row in log.read_metrics(tmp_path / "run")]
-  assert losses[-1] < losses[0] - 0.5
+  rows = log.read_metrics(tmp_path / "run")
+  assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+
+  calls = []
+
+  def fourth_fails(*args):
+    calls.append(args)
+    if len(calls) == 4:
+      raise Stop
+    return update(*args)
+
+  update = sft.update
+  monkeypatch.setattr(sft, "update", fourth_fails)
+  with pytest.raises(Stop):
+    run(experiment, tmp_path / "again")
+  run(experiment, tmp_path / "again")
+  assert len(calls) == 4 + 4  # from the checkpoint after step 2
+  assert untimed(log.read_metrics(tmp_path / "again")) == untimed(rows)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    final_params(experiment, tmp_path / "again"),
+    final_params(experiment, tmp_path / "run"),
+  )
 
 
 def test_another_experiment_in_the_workdir_is_left_alone(two_stages):
