@@ -98,8 +98,7 @@ def _token_scores(scores: Array, target: Array) -> Scores:
   total = jax.nn.logsumexp(scores, axis=-1)
   chosen = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
   frozen = jax.lax.stop_gradient(scores)
-  frozen_total = jax.lax.stop_gradient(total)
-  weights = jnp.exp(frozen - frozen_total[..., None])
-  entropy = frozen_total - jnp.sum(weights * frozen, axis=-1)
+  log_weights = frozen - jax.lax.stop_gradient(total)[..., None]
+  entropy = -jnp.sum(jnp.exp(log_weights) * log_weights, axis=-1)
   best = jax.lax.stop_gradient(chosen) >= frozen.max(-1)
   return Scores(logp=chosen - total, entropy=entropy, best=best)

@@ -1,6 +1,7 @@
 """Small decoders and groups, and the plain transformer they must agree with."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +31,23 @@ DECODERS = {
 }
 
 
+@functools.cache
 def parameters(decoder: config.Decoder, dtype: str = "float32"):
   """(graphdef, params); the scales are moved off 1 so that they matter."""
-  graphdef, params = model_lib.init(decoder, jax.random.key(1), dtype)
-  keys = iter(jax.random.split(jax.random.key(2), 99))
+  graphdef, _ = model_lib.abstract(decoder, dtype)
 
   def move(path, leaf):
     if "norm" not in path[-1].key:
       return 3 * leaf  # larger than at the start: attention far from uniform
-    return leaf + 0.3 * jax.random.normal(next(keys), leaf.shape, leaf.dtype)
+    wave = jnp.sin(jnp.arange(leaf.size, dtype=dtype) + len(path[-1].key))
+    return leaf + 0.3 * wave.reshape(leaf.shape)
 
-  return graphdef, jax.tree_util.tree_map_with_path(move, params)
+  @jax.jit
+  def make():
+    _, params = model_lib.init(decoder, jax.random.key(1), dtype)
+    return jax.tree_util.tree_map_with_path(move, params)
+
+  return graphdef, make()
 
 
 def prompts(lengths=(7, 3, 5), width: int = 8, vocab: int = 37):
@@ -94,13 +101,12 @@ def plain_logits(decoder: config.Decoder, params, tokens):
       q = _norm(q, w["q_norm"], decoder.norm_eps)
       k = _norm(k, w["k_norm"], decoder.norm_eps)
     q, k = _rope(q, decoder.rope_theta), _rope(k, decoder.rope_theta)
-    heads = []
-    for n in range(decoder.heads):
-      scores = q[:, n] @ k[:, n // group].T / np.sqrt(decoder.head_dim)
-      causal = np.tril(np.ones(scores.shape, bool))
-      weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), -1)
-      heads.append(weights @ v[:, n // group])
-    x = x + jnp.einsum("ntd,nde->te", jnp.stack(heads), w["o"])
+    k, v = (jnp.repeat(a, group, axis=1) for a in (k, v))  # one per query head
+    scores = jnp.einsum("qnh,knh->nqk", q, k) / np.sqrt(decoder.head_dim)
+    causal = np.tril(np.ones(scores.shape[1:], bool))
+    weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), -1)
+    heads = jnp.einsum("nqk,knh->qnh", weights, v)
+    x = x + jnp.einsum("tnd,nde->te", heads, w["o"])
     h = _norm(x, w["mlp_norm"], decoder.norm_eps)
     gate = h @ w["gate"]
     x = x + (gate / (1 + jnp.exp(-gate)) * (h @ w["up"])) @ w["down"]
@@ -112,14 +118,14 @@ def plain_logp(decoder, params, batch, tokens, temperature=1.0):
   """[P G C]: every sequence by itself, prompt and completion joined."""
   p, g, c = tokens.shape
   rows = []
-  for i in range(p):
-    length = int(batch.length[i])
-    for j in range(g):
-      sequence = jnp.concatenate([batch.tokens[i, :length], tokens[i, j]])
-      scores = plain_logits(decoder, params, sequence) / temperature
-      logp = jax.nn.log_softmax(scores[length - 1 : -1], -1)
-      rows.append(logp[jnp.arange(c), tokens[i, j]])
-  return jnp.stack(rows).reshape(p, g, c)
+  for i, length in enumerate(np.array(batch.length)):
+    prompt = jnp.tile(batch.tokens[i, :length], (g, 1))
+    sequences = jnp.concatenate([prompt, tokens[i]], axis=1)
+    one = lambda sequence: plain_logits(decoder, params, sequence)
+    scores = jax.vmap(one)(sequences)[:, length - 1 : -1] / temperature
+    logp = jax.nn.log_softmax(scores, -1)
+    rows.append(jnp.take_along_axis(logp, tokens[i][..., None], -1)[..., 0])
+  return jnp.stack(rows)
 
 
 def model(decoder: config.Decoder, dtype: str = "float32", **changes):
@@ -133,6 +139,8 @@ def model(decoder: config.Decoder, dtype: str = "float32", **changes):
 def worst(got, want) -> float:
   """The largest difference of any leaf, as a share of its largest entry."""
   shares = jax.tree.map(
-    lambda a, b: jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)), got, want
+    lambda a, b: np.abs(a - b).max() / np.abs(b).max(),
+    jax.device_get(got),
+    jax.device_get(want),
   )
   return float(max(jax.tree.leaves(shares)))
