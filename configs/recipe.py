@@ -1,0 +1,62 @@
+"""What stage1.py and stage2.py share: their arguments and their smoke size."""
+
+import dataclasses
+
+from configs import data, models
+from grounded_jax import config
+
+PRESETS = ("modern", "paper")
+# Stricter than the verifier that the reward uses.
+HEADLINE = config.Verifier(threshold=0.75)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+  """What an experiment's argument asks for."""
+
+  preset: str
+  smoke: bool
+
+  def run(self, name: str) -> str:
+    """The name of an experiment's run in this variant."""
+    preset = "" if self.preset == PRESETS[0] else self.preset
+    parts = (name, preset, "smoke" if self.smoke else "")
+    return "-".join(filter(None, parts))
+
+
+def variant(name: str, arg: str) -> Variant:
+  """The variant that an argument like "paper,smoke" names."""
+  words = set(filter(None, arg.split(",")))
+  presets = words & set(PRESETS)
+  if words - {*PRESETS, "smoke"} or len(presets) > 1:
+    raise config.UserError(
+      f"{name} has no variant {arg!r}; it has: modern or paper, and smoke, with"
+      " a comma between them."
+    )
+  return Variant(preset=min(presets, default="modern"), smoke="smoke" in words)
+
+
+def smoke(experiment: config.Experiment) -> config.Experiment:
+  """The experiment as two steps of a tiny model on generated records."""
+  return dataclasses.replace(
+    experiment,
+    model=models.tiny(),
+    data=data.smoke(),
+    stages=tuple(_smoke_stage(stage) for stage in experiment.stages),
+    evals=(data.smoke_eval(),),
+  )
+
+
+def _smoke_stage(stage: config.Stage) -> config.Stage:
+  overlong = 4 if stage.rewards.overlong else 0
+  return dataclasses.replace(
+    stage,
+    steps=2,
+    limit=0,
+    rewards=dataclasses.replace(stage.rewards, overlong=overlong),
+    grpo=dataclasses.replace(
+      stage.grpo, prompts=4, group=4, micro=2, max_new_tokens=16
+    ),
+    save_every=1,
+    log_rollouts=1,
+  )
