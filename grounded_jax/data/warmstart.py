@@ -151,16 +151,25 @@ def drill(
 ) -> Demonstration:
   """Looks up several towns and relations, each given, one after another.
 
-  A share `mixed` of them joins one sentence's town with another's relation,
-  so that most of these are not stated; the rest are.
+  Relations that are told of several towns are preferred: where the relation
+  alone picks the sentence, matching the town is not learned.  A share `mixed`
+  of the queries takes any town of the passages, so that some are not stated.
+  Half of the queries name the relation first.
   """
   said = [s for doc in example.docs for s in _SENTENCE.findall(doc.text)]
+  towns = {}
+  for town, relation, _ in said:
+    towns.setdefault(relation, {})[town] = None
+  shared = [r for r, of in towns.items() if len(of) > 1] or list(towns)
+  everyone = list(dict.fromkeys(town for town, _, _ in said))
   pieces = [("<think>", False)]
   for _ in range(queries):
-    town, relation, _ = rng.choice(said)
+    relation = rng.choice(shared if rng.random() < 0.9 else list(towns))
+    town = rng.choice(list(towns[relation]))
     if rng.random() < mixed:
-      relation = rng.choice(said)[1]
-    pieces.append((f" {town} {relation}", False))
+      town = rng.choice(everyone)
+    order = (town, relation) if rng.random() < 0.5 else (relation, town)
+    pieces.append((f" {' '.join(order)}", False))
     pieces.append((_finding(read(example, town, relation)), True))
   return Demonstration(pieces=tuple(pieces), ends=False)
 

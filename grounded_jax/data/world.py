@@ -3,8 +3,8 @@
 A world is a table of facts (town, relation, things) drawn from its seed.  A
 question asks for one or two relations of one town.  Each of its five passages
 holds three sentences; the evidence stands in some of them, the others talk of
-the same town's other relations or of sibling towns (names that begin alike) under
-the same relation.  Questions come in pairs: in the unanswerable one every
+the same town's other relations or of sibling towns (names that begin alike)
+under the same relation.  Questions come in pairs: in the unanswerable one every
 evidence sentence is replaced by a sibling's, and nothing else changes.
 
 Names are a start and an end.  Which pairs of pieces belong to train, dev and
@@ -157,6 +157,23 @@ class World:
       *(plan, dict(zip(places, sentences, strict=True))),
     )
     return make("a", evidence), make("u", swapped)
+
+  def muster(self, index: int) -> Example:
+    """An exercise: every sentence tells of another sibling, all under one
+    relation, so that nothing but the town's name tells them apart."""
+    rng = random.Random(f"{self.seed}/{self.split}/muster/{index}")
+    relation = rng.choice(list(RELATIONS))
+    town = rng.choice(self.towns)
+    family = rng.sample([town, *siblings(town, self.split)], DOCS * SENTENCES)
+    told = [rng.choice(self.facts(name, relation)) for name in family]
+    sentences = [self._state(rng, fact) for fact in told]
+    plan = [
+      (family[at], sentences[at : at + SENTENCES])
+      for at in range(0, len(family), SENTENCES)
+    ]
+    gold = [rng.choice(told)]
+    id_ = f"world-{self.seed}-{self.split}-muster-{index}"
+    return self._example(id_, "short", gold[0].town, [relation], gold, plan, {})
 
   def _ask(self, rng: random.Random, task: str) -> tuple[str, list[str]]:
     """A town and the relations asked: two for claims, one otherwise."""
