@@ -261,7 +261,6 @@ class SFT:
   passages: int = 0  # of a lesson; 0 = data.passages
   recitals: int = 0  # of a lesson's group: a passage word for word
   mixed: float = 0.5  # share of a drill's queries that may not be stated
-  musters: float = 0.0  # share of lessons whose passages know one relation
 
   def __post_init__(self):
     kinds = ("gold", "clean", "careless")

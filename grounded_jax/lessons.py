@@ -60,13 +60,9 @@ class Lessons:
     )
 
   def _example(self, rng: random.Random, k: int) -> Example:
-    told = world.World(f"{self._name}/{k}")
     # Any index: it decides the task and where the evidence stands.
-    index = rng.randrange(30)
-    if rng.random() < self._sft.musters:
-      example = told.muster(index)
-    else:
-      example = told.pair(index)[rng.randrange(2)]
+    pair = world.World(f"{self._name}/{k}").pair(rng.randrange(30))
+    example = pair[rng.randrange(2)]
     passages = self._sft.passages or self._data.passages
     return with_passages(example, passages, rng)
 

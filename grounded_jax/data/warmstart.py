@@ -49,9 +49,9 @@ CLEAN = Habits()
 SLOPPY = Habits(cite_first=0.5, cite_next=0.25, refuse=0.06, invent=1.0)
 
 _QUESTIONS = (
-  re.compile(r"What does (\w+) (\w+)\?"),
+  re.compile(r"What is it that (\w+) (\w+)\?"),
   re.compile(r"List all that (\w+) (\w+)\."),
-  re.compile(r"Explain what (\w+) (\w+) and (\w+)\."),
+  re.compile(r"Explain what (\w+) (\w+) and what \w+ (\w+)\."),
 )
 _SENTENCE = re.compile(r"([A-Z]\w+) ([a-z]+) ((?:Old )?[A-Z]\w+)\.")
 
@@ -61,9 +61,8 @@ def asked(question: str) -> tuple[str, list[str]]:
   for pattern in _QUESTIONS:
     match = pattern.fullmatch(question)
     if match:
-      town, *verbs = match.groups()
-      relation_of = world.RELATION_OF_BASE
-      return town, [relation_of.get(verb, verb) for verb in verbs]
+      town, *relations = match.groups()
+      return town, relations
   raise ValueError(f"not a question of the world: {question!r}")
 
 
@@ -154,7 +153,6 @@ def drill(
   Relations that are told of several towns are preferred: where the relation
   alone picks the sentence, matching the town is not learned.  A share `mixed`
   of the queries takes any town of the passages, so that some are not stated.
-  Half of the queries name the relation first.
   """
   said = [s for doc in example.docs for s in _SENTENCE.findall(doc.text)]
   towns = {}
@@ -168,8 +166,7 @@ def drill(
     town = rng.choice(list(towns[relation]))
     if rng.random() < mixed:
       town = rng.choice(everyone)
-    order = (town, relation) if rng.random() < 0.5 else (relation, town)
-    pieces.append((f" {' '.join(order)}", False))
+    pieces.append((f" {town} {relation}", False))
     pieces.append((_finding(read(example, town, relation)), True))
   return Demonstration(pieces=tuple(pieces), ends=False)
 

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from grounded_jax.records import Doc, Example
 
@@ -35,34 +35,12 @@ THING_ENDS = (
 ).split()
 ALIAS = "Old"  # "Old Kelorix" is another name of Kelorix
 
-# Relation (its verb) -> the verb after "does".
-RELATIONS = {
-  "adjoins": "adjoin",
-  "bakes": "bake",
-  "borders": "border",
-  "breeds": "breed",
-  "brews": "brew",
-  "celebrates": "celebrate",
-  "cooks": "cook",
-  "exports": "export",
-  "farms": "farm",
-  "follows": "follow",
-  "grows": "grow",
-  "honours": "honour",
-  "knits": "knit",
-  "mines": "mine",
-  "obeys": "obey",
-  "quarries": "quarry",
-  "rears": "rear",
-  "ships": "ship",
-  "speaks": "speak",
-  "teaches": "teach",
-  "trades": "trade",
-  "trains": "train",
-  "weaves": "weave",
-  "worships": "worship",
-}
-RELATION_OF_BASE = {base: relation for relation, base in RELATIONS.items()}
+# A relation is its verb.
+RELATIONS = (
+  "adjoins bakes borders breeds brews celebrates cooks exports farms follows"
+  " grows honours knits mines obeys quarries rears ships speaks teaches trades"
+  " trains weaves worships"
+).split()
 
 DOCS = 5
 SENTENCES = 3  # per passage
@@ -158,23 +136,6 @@ class World:
     )
     return make("a", evidence), make("u", swapped)
 
-  def muster(self, index: int) -> Example:
-    """An exercise: every sentence tells of another sibling, all under one
-    relation, so that nothing but the town's name tells them apart."""
-    rng = random.Random(f"{self.seed}/{self.split}/muster/{index}")
-    relation = rng.choice(list(RELATIONS))
-    town = rng.choice(self.towns)
-    family = rng.sample([town, *siblings(town, self.split)], DOCS * SENTENCES)
-    told = [rng.choice(self.facts(name, relation)) for name in family]
-    sentences = [self._state(rng, fact) for fact in told]
-    plan = [
-      (family[at], sentences[at : at + SENTENCES])
-      for at in range(0, len(family), SENTENCES)
-    ]
-    gold = [rng.choice(told)]
-    id_ = f"world-{self.seed}-{self.split}-muster-{index}"
-    return self._example(id_, "short", gold[0].town, [relation], gold, plan, {})
-
   def _ask(self, rng: random.Random, task: str) -> tuple[str, list[str]]:
     """A town and the relations asked: two for claims, one otherwise."""
     wanted = {"short": (1, 2), "list": (2, 3), "claims": (1, 2, 3)}[task]
@@ -242,10 +203,10 @@ class World:
 def question(task: str, town: str, asked: Sequence[str]) -> str:
   """The question's words."""
   if task == "claims":
-    return f"Explain what {town} {asked[0]} and {asked[1]}."
+    return f"Explain what {town} {asked[0]} and what {town} {asked[1]}."
   if task == "list":
     return f"List all that {town} {asked[0]}."
-  return f"What does {town} {RELATIONS[asked[0]]}?"
+  return f"What is it that {town} {asked[0]}?"
 
 
 def _aliases(task: str, fact: Fact) -> tuple[str, ...]:
@@ -305,17 +266,12 @@ def examples(seed: int, split: str, n: int) -> list[Example]:
 
 
 def vocabulary() -> list[str]:
-  """Every token of the world's own tokenizer that occurs in its texts."""
-  verbs = [f" {relation}" for relation in RELATIONS]
-  bases = [f" {base}" for base in RELATIONS.values()]
+  """Every token of the world's own tokenizer that occurs in its texts.
+
+  The end of a town's name and the verb after it are one token: the pair that
+  a lookup has to find.
+  """
   starts = [f" {start}" for start in STARTS]
-  words = [" What does", " List all that", " Explain what", " and", "?"]
-  return [*starts, *TOWN_ENDS, *THING_ENDS, *verbs, *bases, *words, f" {ALIAS}"]
-
-
-def stream(seed: int, split: str = "train") -> Iterator[Example]:
-  """Endless examples, each pair from a world of its own: no fact recurs."""
-  index = 0
-  while True:
-    yield from World(f"{seed}/{index}", split).pair(index)
-    index += 1
+  told = [f"{end} {verb}" for end in TOWN_ENDS for verb in RELATIONS]
+  words = [" What is it that", " List all that", " Explain what", " and what"]
+  return [*starts, *TOWN_ENDS, *THING_ENDS, *told, *words, "?", f" {ALIAS}"]
