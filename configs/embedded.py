@@ -8,7 +8,7 @@ def data(seed: int = 0, limit: int = 3000) -> config.Data:
   return config.Data(
     train=config.Source(path="world:train", limit=limit, seed=seed),
     passages=5,
-    max_prompt_len=128,
+    max_prompt_len=120,
     style="tiny",
     chat=False,
   )

@@ -1,0 +1,66 @@
+"""How the embedded warm-start policies were made: from nothing, on lessons.
+
+    python -m grounded_jax.main --config=experiments/warmstart.py:SEED
+
+Three supervised stages in the embedded world (grounded_jax/lessons.py): copy
+passages and look single facts up; read five passages, answer, cite and refuse
+rightly; then the same reading with careless answers (data/warmstart.py states
+the habits).  What the last stage ends with is shipped as "warmstart:SEED" by
+`experiments/ship.sh SEED`.
+"""
+
+from configs import embedded
+from grounded_jax import config
+
+DECODER = config.Decoder(
+  layers=4,
+  embed=128,
+  mlp=320,
+  heads=4,
+  kv_heads=4,
+  head_dim=64,
+  rope_theta=100_000.0,
+  vocab=699,
+)
+
+
+def get_config(arg: str = "") -> config.Experiment:
+  seed = int(arg or 0)
+  return config.Experiment(
+    name=f"warmstart-{seed}",
+    seed=seed,
+    model=config.Model(tokenizer="world", decoder=DECODER, logp_chunk=8192),
+    data=embedded.data(seed),
+    stages=(
+      stage("copy", 400, 24, 4e-3, passages=2, recitals=2, mixed=0.0),
+      stage("read", 1500, 16, 3e-3, mixed=0.4),
+      stage("careless", 150, 16, 1e-3, demonstrations="careless"),
+    ),
+    evals=embedded.evals(seed),
+  )
+
+
+def stage(
+  name: str,
+  steps: int,
+  prompts: int,
+  lr: float,
+  demonstrations: str = "clean",
+  **lesson,
+) -> config.Stage:
+  return config.Stage(
+    name=name,
+    objective="sft",
+    steps=steps,
+    sft=config.SFT(
+      prompts=prompts,
+      group=4,
+      max_new_tokens=48,
+      demonstrations=demonstrations,
+      **lesson,
+    ),
+    optimizer=config.Optimizer(
+      kind="muon", lr=lr, schedule="linear", warmup=0.03, b2=0.98
+    ),
+    save_every=100,
+  )
