@@ -192,9 +192,20 @@ def parse(
   if rest:
     raise UserError(f"What is {rest[0]!r}? Flags look like --name=value.")
   if experiment is not None:
-    fields = values["config"].value.to_dict()
+    fields = in_order(values["config"].value.to_dict(), fields)
     experiment = config.from_dict(config.Experiment, fields)
   return values, experiment
+
+
+def in_order(values: dict, like: dict) -> dict:
+  """The values in the order of `like`: a ConfigDict sorts them by name.
+
+  Stages are run in their order.
+  """
+  return {
+    name: in_order(values[name], old) if isinstance(old, dict) else values[name]
+    for name, old in like.items()
+  }
 
 
 def check_flags(values: flags.FlagValues, experiment) -> None:

@@ -43,6 +43,12 @@ def test_an_experiment_loads_and_survives_its_dictionary_form(path):
   assert config.from_dict(config.Experiment, config.to_dict(made)) == made
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_command_line_keeps_the_order_of_stages_and_evals(path):
+  made = main.parse(["main", f"--config={path}", "--config.seed=7"])[1]
+  assert made == dataclasses.replace(load(path.stem), seed=7)
+
+
 @pytest.mark.parametrize(("name", "arg"), VARIANTS)
 def test_a_variant_loads_under_a_name_of_its_own(name, arg):
   made = load(name, arg)
