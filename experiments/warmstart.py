@@ -5,12 +5,16 @@
 Three supervised stages in the embedded world (grounded_jax/lessons.py): copy
 passages and look single facts up; read five passages, answer, cite and refuse
 rightly; then the same reading with careless answers (data/warmstart.py states
-the habits).  What the last stage ends with is shipped as "warmstart:SEED" by
-`experiments/ship.sh SEED`.
+the habits).  What the last stage ends with becomes "warmstart:SEED" by
+
+    python -c "from experiments import warmstart; warmstart.ship(SEED)"
 """
 
+import jax
+
 from configs import embedded
-from grounded_jax import config
+from grounded_jax import checkpoint, config, files, weights
+from grounded_jax import model as model_lib
 
 DECODER = config.Decoder(
   layers=4,
@@ -33,8 +37,8 @@ def get_config(arg: str = "") -> config.Experiment:
     data=embedded.data(seed),
     stages=(
       stage("copy", 400, 24, 4e-3, passages=2, recitals=2, mixed=0.0),
-      stage("read", 1500, 16, 3e-3, mixed=0.4),
-      stage("careless", 150, 16, 1e-3, demonstrations="careless"),
+      stage("read", 500, 16, 3e-3, mixed=0.4),
+      stage("careless", 100, 16, 1e-3, demonstrations="careless", mixed=0.4),
     ),
     evals=embedded.evals(seed),
   )
@@ -64,3 +68,11 @@ def stage(
     ),
     save_every=100,
   )
+
+
+def ship(seed: int, workdir: str = "") -> None:
+  """Writes the finished run's policy where "warmstart:SEED" is looked for."""
+  _, params = model_lib.init(DECODER, jax.random.key(0), "float32")
+  origin = checkpoint.find(workdir or f"runs/warmstart-{seed}")
+  params = checkpoint.restore_params(origin, checkpoint.abstract(params))
+  weights.save(files.WARMSTART / str(seed), DECODER, params)
