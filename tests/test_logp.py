@@ -40,10 +40,9 @@ def ours(graphdef, batch, tokens, sampled, temperature, model):
 @pytest.mark.parametrize(
   "name, dtype, temperature",
   [
-    ("plain", "float32", 1.0),
     ("shared_kv", "float32", 0.7),
-    ("plain", "float64", 0.7),
-    ("shared_kv", "float64", 1.0),
+    ("plain", "float64", 1.0),
+    ("shared_kv", "float64", 0.7),
     ("untied_qk_norm", "float64", 0.7),
   ],
 )
@@ -79,7 +78,7 @@ def variant(chunk: int, remat: str):
 
 @pytest.mark.parametrize(
   "chunk, remat",
-  [(1, "none"), (15, "none"), (512, "none"), (7, "dots"), (7, "full")],
+  [(15, "none"), (512, "none"), (7, "dots"), (7, "full")],
 )
 def test_chunk_size_and_recomputation_change_nothing(chunk, remat):
   assert cases.worst(variant(chunk, remat), variant(7, "none")) < 1e-13
