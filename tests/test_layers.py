@@ -20,7 +20,7 @@ LAYERS = (
   ("attention", "grpo_loss", "optim"),
   # Layer 2.
   ("model", "report", "scoring", "tokenizer"),
-  ("pipeline",),
+  ("baselines", "pipeline"),
   # Layer 3.
   ("lessons", "logp", "sampler", "weights"),
   # Layer 4.
@@ -37,6 +37,7 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # These never import jax, so that any trainer can use rewards, metric and data.
 NO_JAX = (
+  "baselines",
   "config",
   "data",
   "files",

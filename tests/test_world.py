@@ -73,7 +73,7 @@ def test_no_answer_is_taken_for_a_refusal():
 
 def test_prompts_survive_a_round_trip_and_fit():
   for example in TEST:
-    words = prompts.render(DATA, example, None)
+    words = prompts.render(DATA, example, TOKENIZER.chat)
     ids = TOKENIZER.encode(words)
     assert TOKENIZER.decode(ids) == words
     assert len(ids) <= DATA.max_prompt_len
