@@ -18,7 +18,7 @@ import dataclasses
 from configs import embedded, grpo, rewards
 from grounded_jax import config
 
-STEPS = (60, 90)
+STEPS = (30, 60)
 TOKENS = 48  # completion; the longest demonstration has 43
 
 
@@ -60,7 +60,7 @@ def stage(name: str, steps: int, refusal: bool, variant: str) -> config.Stage:
     rewards=reward,
     grpo=dataclasses.replace(preset(), prompts=16, max_new_tokens=TOKENS),
     # A thousandth of a large model's parameters: a larger rate.
-    optimizer=dataclasses.replace(optimizer, lr=1e-3, schedule="linear"),
+    optimizer=dataclasses.replace(optimizer, lr=3e-4, schedule="linear"),
     save_every=50,
     log_rollouts=10,
     shuffle_rewards=variant == "shuffled",
