@@ -6,7 +6,7 @@ A tiny policy that was warm-started to read well, cite carelessly and seldom
 refuse (experiments/warmstart.py) is evaluated, trained with GRPO on answerable
 questions (stage 1), evaluated, trained on an even mix (stage 2), and evaluated.
 Everything is embedded: nothing is downloaded.  The argument is a seed: it picks
-the world, the warm start and the sampling.  The warm start of seed 0 is shipped.
+the world, the warm start and the sampling; the warm start of seed 0 is shipped.
 
 Cost: 9m18s on two CPU cores that other work shared.  Result, seed 0: TRUST on
 300 test questions 41.5 -> 49.4 (stage 1) -> 99.1 [97.9, 99.9] (stage 2); F1_GC
