@@ -33,21 +33,17 @@ DECODERS = {
 
 @functools.cache
 def parameters(decoder: config.Decoder, dtype: str = "float32"):
-  """(graphdef, params); the scales are moved off 1 so that they matter."""
-  graphdef, _ = model_lib.abstract(decoder, dtype)
+  """(graphdef, params), random; the scales of the norms too."""
+  graphdef, shapes = model_lib.abstract(decoder, dtype)
+  random = np.random.default_rng(1)
 
-  def move(path, leaf):
-    if "norm" not in path[-1].key:
-      return 2 * leaf  # larger than at the start: attention far from uniform
-    wave = jnp.sin(jnp.arange(leaf.size, dtype=dtype) + len(path[-1].key))
-    return leaf + 0.3 * wave.reshape(leaf.shape)
+  def draw(path, leaf):
+    value = random.normal(size=leaf.shape)
+    if "norm" in path[-1].key:
+      return jnp.array(1 + 0.3 * value, dtype)
+    return jnp.array(value * decoder.embed**-0.5, dtype)
 
-  @jax.jit
-  def make():
-    _, params = model_lib.init(decoder, jax.random.key(1), dtype)
-    return jax.tree_util.tree_map_with_path(move, params)
-
-  return graphdef, make()
+  return graphdef, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def prompts(lengths=(7, 3, 5), width: int = 8, vocab: int = 37):
