@@ -7,6 +7,7 @@ completion, token), so it depends neither on the batch nor on the mesh.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -119,6 +120,36 @@ def draw(
   return token, chosen - jax.nn.logsumexp(scores, axis=-1)
 
 
+def _empty(shape: tuple[int, int, int], dtype: Any, logp_dtype: Any) -> dict:
+  """The state of [P G C] completions before their first token."""
+  return {
+    "tokens": jnp.zeros(shape, dtype),
+    "sampled": jnp.zeros(shape, bool),
+    "logp": jnp.zeros(shape, logp_dtype),
+    "finished": jnp.zeros(shape[:2], bool),
+    "last": jnp.zeros(shape[:2], dtype),
+  }
+
+
+def _record(
+  state: dict, index: Array | int, token: Array, logp: Array, eos: Sequence[int]
+) -> dict:
+  """The state with token `index` of the completions that have not ended."""
+  alive = ~state["finished"]
+  token = jnp.where(alive, token, 0).astype(state["tokens"].dtype)
+  logp = jnp.where(alive, logp, 0.0)
+  columns = {"tokens": token, "sampled": alive, "logp": logp}
+  written = {
+    name: jax.lax.dynamic_update_index_in_dim(state[name], value, index, 2)
+    for name, value in columns.items()
+  }
+  ended = functools.reduce(
+    jnp.logical_or, [token == e for e in eos], jnp.zeros_like(alive)
+  )
+  finished = state["finished"] | (alive & ended)
+  return state | written | {"last": token, "finished": finished}
+
+
 @functools.partial(
   jax.jit,
   static_argnames=(
@@ -170,37 +201,15 @@ def sample(
       scores, keys, index, temperature=temperature, top_p=top_p, banned=banned
     )
 
-  def record(state, index, token, logp):
-    """Writes token `index` of the completions that have not ended."""
-    alive = ~state["finished"]
-    token = jnp.where(alive, token, 0).astype(prompts.tokens.dtype)
-    logp = jnp.where(alive, logp, 0.0)
-    columns = {"tokens": token, "sampled": alive, "logp": logp}
-    written = {
-      name: jax.lax.dynamic_update_index_in_dim(state[name], value, index, 2)
-      for name, value in columns.items()
-    }
-    ended = functools.reduce(
-      jnp.logical_or, [token == e for e in eos], jnp.zeros_like(alive)
-    )
-    finished = state["finished"] | (alive & ended)
-    return state | written | {"last": token, "finished": finished}
-
   hidden, cache = model_lib.prefill(
     graphdef, params, prompts.tokens, prompts.length, dtype, precision
   )
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
   token, logp = next_token(last, 0)
-  state = {
-    "tokens": jnp.zeros((p, g, c), prompts.tokens.dtype),
-    "sampled": jnp.zeros((p, g, c), bool),
-    "logp": jnp.zeros((p, g, c), logp.dtype),
-    "finished": jnp.zeros((p, g), bool),
-    "last": jnp.zeros((p, g), prompts.tokens.dtype),
-    # The last token is never read back.
-    "cache": model_lib.decode_cache(cache, g, c - 1),
-  }
-  state = record(state, 0, token, logp)
+  state = _empty((p, g, c), prompts.tokens.dtype, logp.dtype)
+  state = _record(state, 0, token, logp, eos)
+  # The last token is never read back.
+  state["cache"] = model_lib.decode_cache(cache, g, c - 1)
 
   def go_on(carry):
     index, state = carry
@@ -212,7 +221,8 @@ def sample(
       graphdef, params, state["cache"], state["last"], index - 1, precision
     )
     token, logp = next_token(hidden, index)
-    return index + 1, record(state | {"cache": cache}, index, token, logp)
+    state = _record(state, index, token, logp, eos)
+    return index + 1, state | {"cache": cache}
 
   _, state = jax.lax.while_loop(go_on, one_token, (jnp.int32(1), state))
   return types.Rollout(
