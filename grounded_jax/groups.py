@@ -174,12 +174,17 @@ def batch(
     counts: 0 for groups that only fill the shape, [P].
     step: updates that the policy had had when it sampled them.
   """
-  parts = {name: jnp.asarray(part) for name, part in groups.parts.items()}
-  advantage = grpo.advantages(cfg, jnp.asarray(groups.total), parts)
+  # Statistics of the batch are those of the groups that count.
+  rows = np.flatnonzero(counts)
+  advantage = np.zeros_like(groups.total)
+  if rows.size:
+    parts = {name: jnp.asarray(x[rows]) for name, x in groups.parts.items()}
+    total = jnp.asarray(groups.total[rows])
+    advantage[rows] = np.asarray(grpo.advantages(cfg, total, parts))
   return types.Batch(
     prompts=groups.prompts,
     rollout=groups.rollout,
-    advantage=np.asarray(advantage),
+    advantage=advantage,
     weight=weight(cfg, groups) * counts[:, None],
     policy_step=np.array(step, np.int32),
   )

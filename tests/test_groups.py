@@ -86,6 +86,17 @@ def test_what_cannot_be_refilled_keeps_its_shape_with_weight_zero():
   assert int(batch.policy_step) == 7
 
 
+def test_groups_that_fill_the_shape_stay_out_of_the_batch_s_statistics():
+  cfg = dataclasses.replace(CFG, scale="batch")
+  drawn = made([[0, 2], [9, 9]])
+  batch = groups.batch(cfg, drawn, np.array([1, 0], np.float32), step=0)
+  alone = groups.batch(cfg, made([[0, 2]]), np.ones(1, np.float32), step=0)
+  np.testing.assert_array_equal(batch.advantage[:1], alone.advantage)
+  assert (batch.advantage[1] == 0).all()
+  none = groups.batch(cfg, drawn, np.zeros(2, np.float32), step=0)
+  assert (none.advantage == 0).all() and (none.weight == 0).all()
+
+
 def test_a_full_first_rollout_draws_no_more():
   draw, calls = source([[0, 1], [1, 0]])
   *_, cursor = groups.collect(CFG, draw, 4)
