@@ -22,15 +22,16 @@ from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import parsing, sources
 from grounded_jax.records import Doc, Example, UserError
 
-_SHOWN = (
-  "trust",
-  "f1_ac",
-  "f1_gr",
-  "f1_gc",
-  "citation_precision",
-  "citation_recall",
-  "answered_ratio",
-)
+# Columns by their headers, short enough for 80 characters.
+_SHOWN = {
+  "TRUST": "trust",
+  "F1_AC": "f1_ac",
+  "F1_GR": "f1_gr",
+  "F1_GC": "f1_gc",
+  "cite P": "citation_precision",
+  "cite R": "citation_recall",
+  "answered": "answered_ratio",
+}
 
 
 def _people() -> rich.console.Console:
@@ -105,12 +106,12 @@ def _table(title: str, metrics: Mapping[str, Any]) -> None:
     judged = metrics["reward_verifier"]
     rows[f"by {judged['verifier']}"] = judged
   for name, scores in rows.items():
-    table.add_row(name, *(_number(scores[key]) for key in _SHOWN))
+    table.add_row(name, *(_number(scores[key]) for key in _SHOWN.values()))
   for end, index in (("low", 0), ("high", 1)):
     if "intervals" in metrics:
       spans = metrics["intervals"]
       table.add_row(
-        f"95% {end}", *(_number(spans[key][index]) for key in _SHOWN)
+        f"95% {end}", *(_number(spans[key][index]) for key in _SHOWN.values())
       )
   _people().print(table)
 
@@ -144,7 +145,8 @@ def score(
     result |= {"against": other, "difference": difference}
     table = rich.table.Table("", *_SHOWN, title="difference", box=None)
     for index, name in enumerate(("mean", "95% low", "95% high")):
-      table.add_row(name, *(_number(difference[k][index]) for k in _SHOWN))
+      spans = (difference[key][index] for key in _SHOWN.values())
+      table.add_row(name, *map(_number, spans))
     _people().print(table)
   _result(result)
 

@@ -254,7 +254,7 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
   assert json.loads(out) == {
     "dev": log.read_json(folder / "run" / "eval" / "dev.json")
   }
-  assert "trust" in err
+  assert "TRUST" in err
   log.write_jsonl(
     folder / "passages.jsonl", [{"title": "Ada", "text": "Ada sells salt."}]
   )
