@@ -71,6 +71,11 @@ def overlap(example: Example, least: int, marks: str = "") -> str:
   return _cited(best, marks or f"[{k}]")
 
 
+def overlap_at_least_1(example: Example) -> str:
+  """`overlap` that refuses where no word is shared."""
+  return overlap(example, 1)
+
+
 def overlap_at_least_2(example: Example) -> str:
   """`overlap` that refuses below two shared words."""
   return overlap(example, 2)
@@ -87,6 +92,7 @@ BASELINES: tuple[Callable[[Example], str], ...] = (
   copy_all,
   cite_everything,
   question_only,
+  overlap_at_least_1,
   overlap_at_least_2,
   overlap_at_least_3,
 )
