@@ -172,7 +172,7 @@ def update(
   grads, tallies = optim.micro_gradients(share, state.params, batch, cfg.micro)
   metrics = _metrics(tallies, denominator)
   metrics["policy_lag"] = state.step - batch.policy_step
-  state, step_metrics = optim.apply(tx, state, grads)
+  state, step_metrics = optim.apply(tx, state, grads, denominator)
   return state, metrics | step_metrics
 
 

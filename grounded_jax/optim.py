@@ -115,25 +115,29 @@ def init(tx: optax.GradientTransformation, params: Any) -> types.TrainState:
 
 
 def apply(
-  tx: optax.GradientTransformation, state: types.TrainState, grads: Any
+  tx: optax.GradientTransformation,
+  state: types.TrainState,
+  grads: Any,
+  weight: Float[Array, ""],
 ) -> tuple[types.TrainState, dict[str, Array]]:
   """Returns the state after one step and its metrics.
 
-  A gradient that is not finite leaves the whole state as it was, the step
-  count included, and is reported in `skipped`.
+  A batch of no `weight` (the loss's denominator) and a gradient that is not
+  finite leave the whole state as it was, the step count included, and are
+  reported in `skipped`.
   """
   norm = optax.tree.norm(grads)
-  finite = jnp.isfinite(norm)
+  usable = jnp.isfinite(norm) & (weight > 0)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   new = types.TrainState(
     params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
     step=state.step + 1,
   )
-  state = _where(finite, new, state)
+  state = _where(usable, new, state)
   return state, {
     "grad_norm": norm,
-    "skipped": 1.0 - finite.astype(jnp.float32),
+    "skipped": 1.0 - usable.astype(jnp.float32),
   }
 
 

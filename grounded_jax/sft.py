@@ -52,7 +52,7 @@ def update(
     return sums["loss"], sums
 
   grads, sums = optim.micro_gradients(loss, state.params, batch, cfg.micro)
-  state, metrics = optim.apply(tx, state, grads)
+  state, metrics = optim.apply(tx, state, grads, denominator)
   metrics |= jax.tree.map(lambda x: x.sum(0), sums)
   metrics["tokens"] = (batch.weight > 0).sum().astype(jnp.float32)
   return state, metrics

@@ -133,10 +133,26 @@ def test_gradient_that_is_not_finite_leaves_the_state_alone(kind, bad):
   state = optim.init(tx, _params())
   good = jax.tree.map(jnp.ones_like, state.params)
   apply = jax.jit(functools.partial(optim.apply, tx))
-  state, metrics = apply(state, good)
+  state, metrics = apply(state, good, jnp.ones(()))
   assert metrics["skipped"] == 0 and state.step == 1
   broken = good | {"norm": good["norm"].at[2].set(bad)}
-  after, metrics = apply(state, broken)
+  after, metrics = apply(state, broken, jnp.ones(()))
+  assert metrics["skipped"] == 1 and after.step == 1
+  pairs = zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True)
+  for got, want in pairs:
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_batch_of_no_weight_moves_nothing_by_old_momentum(kind):
+  tx = optim.make(config.Optimizer(kind=kind, lr=0.1, weight_decay=0.1), 10)
+  state = optim.init(tx, _params())
+  apply = jax.jit(functools.partial(optim.apply, tx))
+  state, _ = apply(
+    state, jax.tree.map(jnp.ones_like, state.params), jnp.ones(())
+  )
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  after, metrics = apply(state, zeros, jnp.zeros(()))
   assert metrics["skipped"] == 1 and after.step == 1
   pairs = zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True)
   for got, want in pairs:
