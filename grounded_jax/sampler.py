@@ -85,7 +85,8 @@ def categorical(
   mark = uniform * sums.sum(-1)
   block, before = _first_above(sums, mark)
   inside = jnp.take_along_axis(weights, block[..., None, None], axis=-2)
-  token, _ = _first_above(inside[..., 0, :], mark - before)
+  # Rounding may leave less than nothing of the mark.
+  token, _ = _first_above(inside[..., 0, :], jnp.maximum(mark - before, 0))
   return block * size + token
 
 
@@ -118,6 +119,16 @@ def draw(
     token = jnp.argmax(choices, axis=-1)
   chosen = jnp.take_along_axis(scores, token[..., None], axis=-1)[..., 0]
   return token, chosen - jax.nn.logsumexp(scores, axis=-1)
+
+
+def _cast(params: Any, dtype: str) -> Any:
+  """The parameters in the sampler's dtype, as the learner casts them.
+
+  It multiplies by the scales of norms in their own.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: x if "norm" in path[-1].key else x.astype(dtype), params
+  )
 
 
 def _empty(shape: tuple[int, int, int], dtype: Any, logp_dtype: Any) -> dict:
@@ -189,7 +200,7 @@ def sample(
   """
   dtype = model.sampler_dtype or model.compute_dtype
   precision = model.matmul_precision
-  params = jax.tree.map(lambda x: x.astype(dtype), params)
+  params = _cast(params, dtype)
   keys = row_keys(seed, stage, step, purpose, prompts.key, group)
   banned = eos if ban_eos else ()
   p, g, c = prompts.tokens.shape[0], group, max_new_tokens
