@@ -128,6 +128,8 @@ def begin(
   }
   if with_reference:
     items["reference"] = ocp.args.StandardRestore(like.params)
+  for leaf in jax.tree.leaves(params):  # else there would be both in memory
+    leaf.delete()
   step = manager.latest_step()
   got = manager.restore(step, args=ocp.args.Composite(**items))
   return Start(

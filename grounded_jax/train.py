@@ -59,6 +59,9 @@ def run(
     UserError: the experiment cannot run, or `workdir` holds another one.
   """
   checkpoint.check_same_run(workdir, config.to_dict(experiment))
+  for stage in experiment.stages:
+    if stage.init_from and not checkpoint.steps(workdir, stage.name):
+      checkpoint.find(stage.init_from)
   tokenizer = tokenizer_lib.load(experiment.model)
   found = inputs.load(experiment, tokenizer)
   policy, params = policy_lib.load(experiment, tokenizer)
@@ -99,6 +102,8 @@ def start(book: journal.Journal, index: int, params: Any) -> Any:
   if stage.steps and book.done(stage) == stage.steps:
     folder = book.workdir / stage.name
     return checkpoint.restore_params(checkpoint.find(str(folder)), like)
+  if stage.init_from and book.done(stage):
+    return params  # not read: the stage goes on from its own checkpoint
   if stage.init_from:
     origin = checkpoint.find(stage.init_from)
     params = checkpoint.restore_params(origin, like)
