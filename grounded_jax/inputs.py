@@ -4,7 +4,15 @@ is allocated."""
 import dataclasses
 from collections.abc import Sequence
 
-from grounded_jax import checkpoint, config, lessons, mesh, pipeline, weights
+from grounded_jax import (
+  config,
+  lessons,
+  log,
+  mesh,
+  pipeline,
+  verifiers,
+  weights,
+)
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import sources
 from grounded_jax.records import Example
@@ -37,15 +45,13 @@ def load(
     mesh.check_rows(devices, f"{stage.objective}.prompts", section.prompts)
     if section.micro:
       mesh.check_rows(devices, f"{stage.objective}.micro", section.micro)
-    if stage.init_from:
-      checkpoint.find(stage.init_from)
   return Inputs(
     stages=tuple(
       training_data(experiment, index, tokenizer)
       for index in range(len(experiment.stages))
     ),
     evals={
-      item.name: fitted(experiment.data, item.source, tokenizer)
+      item.name: fitted(experiment.data, item, tokenizer)
       for item in experiment.evals
     },
   )
@@ -61,15 +67,40 @@ def training_data(
   if stage.objective == "sft" and stage.sft.demonstrations != "gold":
     return lessons.Lessons(tokenizer, data, stage.sft, experiment.seed, index)
   source = stage_source(experiment, stage)
-  examples, _ = sources.load(source, data.passages)
+  examples, _ = records(data, source, stage.rewards.verifier)
   common = (examples, tokenizer, data)
+  choice = {
+    "seed": experiment.seed,
+    "stage": index,
+    "answerable": source.answerable,
+  }
   if stage.objective == "sft":
-    return pipeline.Demonstrations(
-      *common, stage.sft, seed=experiment.seed, stage=index
-    )
-  return pipeline.Prompts(
-    *common, seed=experiment.seed, stage=index, answerable=source.answerable
+    return pipeline.Demonstrations(*common, stage.sft, **choice)
+  return pipeline.Prompts(*common, **choice)
+
+
+def records(
+  data: config.Data, source: config.Source, judge: config.Verifier
+) -> tuple[tuple[Example, ...], sources.Statistics]:
+  """The examples of a source; says which had no annotation of their own.
+
+  Where `answers_found` is missing, `judge` decides which passage holds a
+  claim; other answers are matched, and confirmed by a judge of entailment,
+  which counting words is not.
+  """
+  examples, counts = sources.load(
+    source,
+    data.passages,
+    verifiers.make(judge),
+    confirm=judge.kind != "lexical",
   )
+  if counts.computed:
+    log.say(
+      f"{source.path}: {counts.computed} of {counts.read} records lack"
+      " answers_found; it was computed, for claims by the verifier"
+      f" {judge.kind}, else by matching the answers."
+    )
+  return examples, counts
 
 
 def stage_source(
@@ -85,12 +116,10 @@ def stage_source(
 
 
 def fitted(
-  data: config.Data,
-  source: config.Source,
-  tokenizer: tokenizer_lib.Tokenizer,
+  data: config.Data, item: config.Eval, tokenizer: tokenizer_lib.Tokenizer
 ) -> Fitted:
-  """The examples of a source as they are shown, each with its prompt."""
-  examples, _ = sources.load(source, data.passages)
+  """The examples of an evaluation as shown, each with its prompt."""
+  examples, _ = records(data, item.source, item.headline)
   return pipeline.fit_all(examples, tokenizer, data)[0]
 
 

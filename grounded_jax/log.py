@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,6 +109,11 @@ class Metrics:
   def close(self) -> None:
     self._file.close()
     self._events.close()
+
+
+def say(note: str) -> None:
+  """Tells people something before a run has a console."""
+  print(note, file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

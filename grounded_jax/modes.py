@@ -246,14 +246,17 @@ def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
 
   tokenizer = tokenizer_lib.load(experiment.model)
   named = {
-    f"stage {stage.name}": inputs.stage_source(experiment, stage)
+    f"stage {stage.name}": (
+      inputs.stage_source(experiment, stage),
+      stage.rewards.verifier,
+    )
     for stage in experiment.stages
-  } | {f"eval {item.name}": item.source for item in experiment.evals}
+  } | {f"eval {e.name}": (e.source, e.headline) for e in experiment.evals}
   result = {}
   columns = ("records", "answerable", "golds", "passages", "prompt tokens")
   table = rich.table.Table("", *columns, "dropped", box=None)
-  for name, source in named.items():
-    counts = count(experiment.data, source, tokenizer)
+  for name, (source, judge) in named.items():
+    counts = count(experiment.data, source, judge, tokenizer)
     result[name] = counts
     table.add_row(
       name,
@@ -269,12 +272,15 @@ def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
 
 
 def count(
-  cfg: config.Data, source: config.Source, tokenizer: tokenizer_lib.Tokenizer
+  cfg: config.Data,
+  source: config.Source,
+  judge: config.Verifier,
+  tokenizer: tokenizer_lib.Tokenizer,
 ) -> dict[str, Any]:
   """What a source holds, and how long its prompts are."""
-  from grounded_jax import pipeline
+  from grounded_jax import inputs, pipeline
 
-  examples, statistics = sources.load(source, cfg.passages)
+  examples, statistics = inputs.records(cfg, source, judge)
   _, fits = pipeline.fit_all(examples, tokenizer, cfg)
   return dataclasses.asdict(statistics) | {
     "path": source.path,

@@ -206,10 +206,13 @@ class Demonstrations:
     sft: config.SFT,
     seed: int,
     stage: int,
+    answerable: str = "any",
   ):
     """Demonstrates the examples as fitted; drops and counts what cannot be."""
     fitted, self.fits = fit_all(examples, tokenizer, data)
-    prefill = tokenizer.prefill(data.thinking) if data.chat else ""
+    fitted = _still(fitted, answerable)
+    # What the template writes before the completion, "<think>\n" perhaps.
+    opened = tokenizer.prefill(data.thinking).rstrip() if data.chat else ""
     self._rows = []
     self.without = self.too_long = 0  # examples left out, and why
     for example, ids in fitted:
@@ -217,7 +220,7 @@ class Demonstrations:
         example, sft.group, tags=data.tags, refusal=prompts.REFUSAL
       )
       taught = [
-        [*tokenizer.encode(text.removeprefix(prefill)), tokenizer.eos[0]]
+        [*tokenizer.encode(text.removeprefix(opened)), tokenizer.eos[0]]
         for text in texts
       ]
       self.without += not taught

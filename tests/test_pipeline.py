@@ -144,6 +144,30 @@ def test_demonstrations_end_with_eos_and_weigh_what_is_taught_alone():
   np.testing.assert_array_equal(again.tokens, batch.tokens[2:])
 
 
+def test_demonstrations_go_on_where_a_template_stopped():
+  class Opened(tokenizer.Bytes):
+    def prefill(self, thinking=True):
+      return "<think>\n"
+
+  data = dataclasses.replace(DATA, chat=True)
+  sft = config.SFT(max_new_tokens=300)
+  taught = pipeline.Demonstrations([example(0)], Opened(), data, sft, 0, 0)
+  batch = taught.take(0, 1)
+  said = TOKENIZER.decode(
+    batch.tokens[0, 0, : int(batch.weight.sum())].tolist()
+  )
+  assert "<think>" not in said and "</think>" in said
+
+
+def test_demonstrations_keep_the_choice_of_answerables():
+  pool = [example(0), example(1, words=20)]
+  sft = config.SFT(max_new_tokens=300)
+  make = lambda choice: pipeline.Demonstrations(
+    pool, TOKENIZER, DATA, sft, 0, 0, answerable=choice
+  )
+  assert (len(make("any")), len(make("only"))) == (2, 1)
+
+
 def test_demonstrations_that_are_too_long_or_missing_are_counted():
   odd = dataclasses.replace(example(1), answers=(("unsaid",),))
   pool = [example(0), odd, example(2, words=11)]

@@ -127,6 +127,7 @@ def parse(
   task: str = "",
   passages: int = 0,
   verifier: support.Verifier | None = None,
+  confirm: bool = True,
 ) -> Parsed:
   """The example that a record states, answerability recomputed.
 
@@ -135,7 +136,8 @@ def parse(
     record: question, answers, docs; optional id, task, dataset.
     task: short, list or claims; "" = the record's own, or its dataset's.
     passages: how many of the docs are shown; 0 = all.
-    verifier: also asked where answers_found is missing.
+    verifier: asked where answers_found is missing.
+    confirm: whether also about answers that are not claims.
 
   Raises:
     UserError: something is missing or of the wrong type.
@@ -150,7 +152,9 @@ def parse(
   task = _task(where, task or _optional(where, record, "task"), dataset)
   computed = bool(answers) and not all(doc.answers_found for doc in docs)
   if computed:
-    docs = support.found(question, task, answers, docs, verifier)
+    docs = support.found(
+      question, task, answers, docs, verifier, confirm=confirm
+    )
   example = Example(
     id=_id(where, record),
     task=task,

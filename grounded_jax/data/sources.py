@@ -32,7 +32,7 @@ class Statistics:
   tasks: dict[str, int]  # kept, by task
   datasets: dict[str, int]  # kept, by dataset
   dropped: dict[str, int]  # why -> how many
-  # Examples read whose answers_found was missing and came from alias match.
+  # Examples read whose answers_found was missing.
   computed: int
 
 
@@ -40,8 +40,15 @@ def load(
   source: config.Source,
   passages: int,
   verifier: support.Verifier | None = None,
+  confirm: bool = True,
 ) -> tuple[tuple[Example, ...], Statistics]:
   """The examples of a source, each with its first `passages` docs.
+
+  Args:
+    source: where they are and which are chosen.
+    passages: docs shown of each.
+    verifier: asked where answers_found is missing.
+    confirm: whether also about answers that are not claims.
 
   Raises:
     UserError: no path, a file that is missing or malformed, or nothing left
@@ -61,6 +68,7 @@ def load(
         task=source.task,
         passages=passages,
         verifier=verifier,
+        confirm=confirm,
       )
       for name in source.path.split(",")
       for where, record in parsing.rows(pathlib.Path(name.strip()))

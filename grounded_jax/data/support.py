@@ -20,12 +20,14 @@ def found(
   answers: Sequence[Sequence[str]],
   docs: Sequence[Doc],
   verifier: Verifier | None = None,
+  *,
+  confirm: bool = True,
 ) -> tuple[Doc, ...]:
   """The docs with answers_found computed for those that lack it.
 
   An alias counts where it stands as whole words in the normalised title and
-  text.  With a verifier the passage must also entail it: `question + alias`
-  for short and list tasks, the claim itself (without any match) for claims.
+  text; if `confirm`, the verifier must also find `question + alias` entailed.
+  For claims the verifier alone decides.
   """
   pairs, slots = [], []
   bits = [list(doc.answers_found) or [0] * len(answers) for doc in docs]
@@ -36,7 +38,7 @@ def found(
     for a, aliases in enumerate(answers):
       normal = [text.normalize(alias) for alias in aliases]
       match = any(alias and f" {alias} " in words for alias in normal)
-      if verifier is None:
+      if verifier is None or (task != "claims" and not confirm):
         bits[d][a] = int(match)
       elif match or task == "claims":
         asked = "" if task == "claims" else f"{question} "
