@@ -2,10 +2,11 @@
 
     python -m grounded_jax.main --config=experiments/warmstart.py:SEED
 
-Three supervised stages in the embedded world (grounded_jax/lessons.py): copy
-passages and look single facts up; read five passages, answer, cite and refuse
-rightly; then the same reading with careless answers (data/warmstart.py states
-the habits).  What the last stage ends with becomes "warmstart:SEED" by
+Supervised stages in the embedded world (grounded_jax/lessons.py): copy passages
+and look single facts up; read five passages, answer, cite and refuse rightly,
+at a constant and at a falling rate; then the same reading with careless answers
+(data/warmstart.py states the habits).  What the last stage ends with becomes
+"warmstart:SEED" by
 
     python -c "from experiments import warmstart; warmstart.ship(SEED)"
 """
@@ -24,7 +25,7 @@ DECODER = config.Decoder(
   kv_heads=4,
   head_dim=64,
   rope_theta=100_000.0,
-  vocab=699,
+  vocab=723,
 )
 
 
@@ -36,8 +37,11 @@ def get_config(arg: str = "") -> config.Experiment:
     model=config.Model(tokenizer="world", decoder=DECODER, logp_chunk=8192),
     data=embedded.data(seed),
     stages=(
-      stage("copy", 400, 24, 4e-3, passages=2, recitals=2, mixed=0.0),
-      stage("read", 500, 16, 3e-3, mixed=0.4),
+      stage(
+        "copy", 400, 24, 4e-3, "constant", passages=2, recitals=2, mixed=0.0
+      ),
+      stage("read", 650, 16, 3e-3, "constant", mixed=0.4),
+      stage("settle", 250, 16, 3e-3, mixed=0.4),
       stage("careless", 100, 16, 1e-3, demonstrations="careless", mixed=0.4),
     ),
     evals=embedded.evals(seed),
@@ -49,6 +53,7 @@ def stage(
   steps: int,
   prompts: int,
   lr: float,
+  schedule: str = "linear",
   demonstrations: str = "clean",
   **lesson,
 ) -> config.Stage:
@@ -64,7 +69,7 @@ def stage(
       **lesson,
     ),
     optimizer=config.Optimizer(
-      kind="muon", lr=lr, schedule="linear", warmup=0.03, b2=0.98
+      kind="muon", lr=lr, schedule=schedule, warmup=0.03, b2=0.98
     ),
     save_every=100,
   )

@@ -40,3 +40,10 @@ def test_refusing_and_answering_always_halve_the_refusal_score():
   for name in ("always_refuse", "always_answer", "copy_all"):
     assert found[name]["f1_gr"] == pytest.approx(100 / 3)
   assert found["always_refuse"]["f1_ac"] == 0
+
+
+def test_no_rule_comes_near_what_reading_the_passages_scores():
+  found = baselines.scores(
+    tuple(world.examples(0, "test", 120)), config.Verifier(kind="oracle")
+  )
+  assert max(metrics["trust"] for metrics in found.values()) < 60

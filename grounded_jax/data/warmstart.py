@@ -48,22 +48,19 @@ class Habits:
 CLEAN = Habits()
 SLOPPY = Habits(cite_first=0.5, cite_next=0.25, refuse=0.06, invent=1.0)
 
-_QUESTIONS = (
-  re.compile(r"What is it that (\w+) (\w+)\?"),
-  re.compile(r"List all that (\w+) (\w+)\."),
-  re.compile(r"Explain what (\w+) (\w+) and what \w+ (\w+)\."),
+_QUESTION = re.compile(
+  r"(?:What is|List|Explain) the (\w+)(?: and the (\w+))? of (\w+)[?.]"
 )
 _SENTENCE = re.compile(r"([A-Z]\w+) ([a-z]+) ((?:Old )?[A-Z]\w+)\.")
 
 
 def asked(question: str) -> tuple[str, list[str]]:
   """The town and the relations that a question of the world asks for."""
-  for pattern in _QUESTIONS:
-    match = pattern.fullmatch(question)
-    if match:
-      town, *relations = match.groups()
-      return town, relations
-  raise ValueError(f"not a question of the world: {question!r}")
+  match = _QUESTION.fullmatch(question)
+  if not match:
+    raise ValueError(f"not a question of the world: {question!r}")
+  *nouns, town = match.groups()
+  return town, [world.VERBS[noun] for noun in nouns if noun]
 
 
 Hit = tuple[str, str, int]  # relation, thing, passage number
@@ -148,7 +145,9 @@ def _invented(example: Example, relations: Sequence[str]) -> list[Hit]:
 def drill(
   example: Example, rng: random.Random, queries: int, mixed: float
 ) -> Demonstration:
-  """Looks up several towns and relations, each given, one after another.
+  """Looks up several towns and relations, one after another.
+
+  Each is given as a sentence begins, or asked for as in a question.
 
   Relations that are told of several towns are preferred: where the relation
   alone picks the sentence, matching the town is not learned.  A share `mixed`
@@ -166,8 +165,11 @@ def drill(
     town = rng.choice(list(towns[relation]))
     if rng.random() < mixed:
       town = rng.choice(everyone)
-    pieces.append((f" {town} {relation}", False))
-    pieces.append((_finding(read(example, town, relation)), True))
+    query, named = f" {town} {relation}", rng.random() < 0.5
+    if named:
+      pieces.append((f" {world.NOUNS[relation]} of {town}:", False))
+    finding = _finding(read(example, town, relation))
+    pieces += [(query, named), (finding, True)]
   return Demonstration(pieces=tuple(pieces), ends=False)
 
 
@@ -184,8 +186,7 @@ _PHRASES = (
   "</think>",
   "<answer>",
   "</answer>",
-  " I apologize, but I couldn't find an answer",
-  " to your question in the search results.",
+  f" {REFUSAL}",
   f" {NONE}",
   "short",
   "list",

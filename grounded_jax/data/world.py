@@ -1,7 +1,8 @@
 """The embedded world: towns, what is said of them, and questions with passages.
 
 A world is a table of facts (town, relation, things) drawn from its seed.  A
-question asks for one or two relations of one town.  Each of its five passages
+question asks for one or two relations of one town, by another word than the
+passages use.  Each of its five passages
 holds three sentences; the evidence stands in some of them, the others talk of
 the same town's other relations or of sibling towns (names that begin alike)
 under the same relation.  Questions come in pairs: in the unanswerable one every
@@ -35,12 +36,36 @@ THING_ENDS = (
 ).split()
 ALIAS = "Old"  # "Old Kelorix" is another name of Kelorix
 
-# A relation is its verb.
-RELATIONS = (
-  "adjoins bakes borders breeds brews celebrates cooks exports farms follows"
-  " grows honours knits mines obeys quarries rears ships speaks teaches trades"
-  " trains weaves worships"
-).split()
+# A relation is the verb that passages tell it with.  Questions ask for it by a
+# noun, so that they share no word with their evidence but the town's name.
+NOUNS = {
+  "adjoins": "neighbour",
+  "bakes": "dish",
+  "borders": "frontier",
+  "breeds": "herd",
+  "brews": "drink",
+  "celebrates": "feast",
+  "cooks": "meal",
+  "exports": "cargo",
+  "farms": "crop",
+  "follows": "leader",
+  "grows": "harvest",
+  "honours": "hero",
+  "knits": "garment",
+  "mines": "ore",
+  "obeys": "ruler",
+  "quarries": "stone",
+  "rears": "flock",
+  "ships": "freight",
+  "speaks": "tongue",
+  "teaches": "lesson",
+  "trades": "ware",
+  "trains": "guard",
+  "weaves": "cloth",
+  "worships": "god",
+}
+RELATIONS = tuple(NOUNS)
+VERBS = {noun: verb for verb, noun in NOUNS.items()}
 
 DOCS = 5
 SENTENCES = 3  # per passage
@@ -201,12 +226,13 @@ class World:
 
 
 def question(task: str, town: str, asked: Sequence[str]) -> str:
-  """The question's words."""
+  """The question's words: each relation asked stands as its noun."""
+  nouns = " and the ".join(NOUNS[relation] for relation in asked)
   if task == "claims":
-    return f"Explain what {town} {asked[0]} and what {town} {asked[1]}."
+    return f"Explain the {nouns} of {town}."
   if task == "list":
-    return f"List all that {town} {asked[0]}."
-  return f"What is it that {town} {asked[0]}?"
+    return f"List the {nouns} of {town}."
+  return f"What is the {nouns} of {town}?"
 
 
 def _aliases(task: str, fact: Fact) -> tuple[str, ...]:
@@ -219,8 +245,7 @@ _FACT = re.compile(
   rf"([A-Z]\w+) ({'|'.join(RELATIONS)}) (?:{ALIAS} )?([A-Z]\w+)\.?"
 )
 _LIST = re.compile(
-  rf"List all that ([A-Z]\w+) ({'|'.join(RELATIONS)})\."
-  rf" (?:{ALIAS} )?([A-Z]\w+)"
+  rf"List the ({'|'.join(VERBS)}) of ([A-Z]\w+)\. (?:{ALIAS} )?([A-Z]\w+)"
 )
 
 
@@ -254,7 +279,8 @@ class Oracle:
     hypothesis = hypothesis.strip()
     item = _LIST.fullmatch(hypothesis.rstrip("."))
     if item:
-      return _fact(*item.groups()) in facts_of(premise)
+      noun, town, thing = item.groups()
+      return _fact(town, VERBS[noun], thing) in facts_of(premise)
     said = facts_of(hypothesis)
     rest = _FACT.sub("", hypothesis).strip()
     return bool(said) and not rest and said <= facts_of(premise)
@@ -273,5 +299,7 @@ def vocabulary() -> list[str]:
   """
   starts = [f" {start}" for start in STARTS]
   told = [f"{end} {verb}" for end in TOWN_ENDS for verb in RELATIONS]
-  words = [" What is it that", " List all that", " Explain what", " and what"]
-  return [*starts, *TOWN_ENDS, *THING_ENDS, *told, *words, "?", f" {ALIAS}"]
+  nouns = [f" {noun}" for noun in VERBS]
+  words = [" What is the", " List the", " Explain the", " and the", " of", "?"]
+  names_ = [*starts, *TOWN_ENDS, *THING_ENDS, f" {ALIAS}"]
+  return [*names_, *told, *nouns, *words]
