@@ -30,30 +30,30 @@ def get_config(arg: str = "") -> config.Experiment:
   supervised = config.Stage(
     name="sft",
     objective="sft",
-    steps=30,
+    steps=16,
     answerable="even",
     sft=config.SFT(prompts=4, micro=1, max_new_tokens=TOKENS),
-    # 120 demonstrations in all: a rate that learns the layout from them.
+    # 64 demonstrations in all: a rate that learns the layout from them.
     optimizer=dataclasses.replace(
       grpo.modern_optimizer(), lr=1e-4, schedule="linear", warmup=0.1
     ),
-    save_every=10,
+    save_every=8,
   )
   reinforced = config.Stage(
     name="grpo",
-    steps=24,
+    steps=20,
     answerable="even",
     rewards=rewards.modern(refusal=True, overlong=16),
     grpo=dataclasses.replace(
       grpo.modern(),
-      prompts=4,
+      prompts=2,
       micro=1,
       max_new_tokens=TOKENS,
-      refill_rounds=1,  # a rollout is a large part of a step here
+      refill_rounds=0,  # a rollout is a large part of a step here
     ),
     # A sixtieth of an 8B model's parameters: a larger rate.
     optimizer=dataclasses.replace(grpo.modern_optimizer(), lr=1e-5),
-    save_every=6,
+    save_every=5,
     log_rollouts=4,
   )
   return config.Experiment(
