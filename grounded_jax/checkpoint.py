@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
-from grounded_jax import optim, types
-from grounded_jax.records import UserError
+from grounded_jax import log, optim, types
+from grounded_jax.records import UserError, reading
 
 policies = ocp.checkpoint_managers
 
 # Fields that may differ between the run that saved and the run that resumes:
 # they change neither what is learned nor from what.
-FREE = ("mesh", "save_every", "keep", "log_rollouts")
+FREE = ("mesh", "micro", "save_every", "keep", "log_rollouts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,25 +274,33 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """The config.json of a workdir."""
   path = workdir / "config.json"
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError:
+  value = log.read_json(path)
+  if not isinstance(value, dict) or not isinstance(value.get("stages"), dict):
     raise UserError(
-      f"{path} is not valid JSON: restore it or use another --workdir."
-    ) from None
+      f"{path} is not the config of a run: name a workdir that a run has left,"
+      " or one checkpoint."
+    )
+  return value
 
 
 def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Refuses a workdir that holds a different experiment.
+  """Refuses a workdir that holds checkpoints of a different experiment.
 
   Raises:
     UserError: a field that decides what is learned differs; it is named.
   """
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"{workdir} is a file: give --workdir a directory.")
-  if not (workdir / "config.json").exists():
+  metas = [
+    path
+    for path in workdir.glob("*/checkpoints/*/meta/metadata")
+    if path.parts[-3].isdigit()  # else it is still being written
+  ]
+  if not metas:
     return
-  saved = json.loads(json.dumps(read_config(workdir)))
+  newest = max(metas, key=lambda path: path.stat().st_mtime)
+  with reading(str(newest), "use another --workdir"):
+    saved = log.read_json(newest)["config"]
   path = _difference(saved, json.loads(json.dumps(config)))
   if path is not None:
     name, old, new = path
@@ -318,4 +326,6 @@ def _difference(
     found = _difference(old[key], new[key], f"{name}.{key}".lstrip("."))
     if found:
       return found
+  if name == "stages" and list(old) != list(new):  # run in this order
+    return name, ", ".join(old), ", ".join(new)
   return None

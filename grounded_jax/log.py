@@ -17,6 +17,8 @@ import rich.console
 import rich.live
 import rich.text
 
+from grounded_jax.records import parse_json
+
 
 def finite(value: Any) -> Any:
   """The value with NaN and infinities as None, which JSON can hold."""
@@ -53,8 +55,8 @@ def write_jsonl(path: pathlib.Path, rows: list[dict]) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """The value of a JSON file."""
-  return json.loads(path.read_text(encoding="utf-8"))
+  """The value of a JSON file; a UserError if it is not JSON."""
+  return parse_json(path.read_bytes(), path)
 
 
 def read_jsonl(path: pathlib.Path) -> list[Any]:

@@ -3,7 +3,11 @@
 No jax here: rewards, metric and data tools run beside any trainer.
 """
 
+import contextlib
 import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
 
 TASKS = ("short", "list", "claims")
 
@@ -18,6 +22,37 @@ TASK_OF_DATASET = {
 
 class UserError(ValueError):
   """A mistake of the user's: one sentence, shown without a traceback."""
+
+
+@contextlib.contextmanager
+def reading(what: str, advice: str) -> Iterator[None]:
+  """Makes a UserError of whatever a library raises over a broken file."""
+  try:
+    yield
+  except (UserError, OSError):
+    raise
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise UserError(f"{what} cannot be read ({reason}): {advice}.") from error
+
+
+def parse_json(content: str | bytes, path: Any, line: int = 1) -> Any:
+  """The JSON value of a file, or of what begins at a line of it.
+
+  Raises:
+    UserError: names the file and the line.
+  """
+  try:
+    return json.loads(content)
+  except json.JSONDecodeError as error:
+    raise UserError(
+      f"{path} line {line + error.lineno - 1} is not JSON: {error.msg} at"
+      f" column {error.colno}."
+    ) from None
+  except (RecursionError, ValueError) as error:  # too deep, too many digits
+    raise UserError(
+      f"{path} line {line} cannot be read as JSON: {error}."
+    ) from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -146,6 +146,12 @@ def changed(path: str, value) -> dict:
   return values
 
 
+def stored(workdir, stage="one", step=1, values=CONFIG) -> None:
+  """What a checkpoint says about the experiment that saved it."""
+  path = workdir / stage / "checkpoints" / str(step) / "meta" / "metadata"
+  log.write_json(path, {"cursor": 0, "config": values})
+
+
 @pytest.mark.parametrize(
   ("path", "value"),
   [
@@ -157,17 +163,32 @@ def changed(path: str, value) -> dict:
   ],
 )
 def test_a_workdir_of_another_experiment_is_refused(tmp_path, path, value):
-  log.write_json(tmp_path / "config.json", CONFIG)
+  """Its config.json is not asked: it may be gone."""
+  stored(tmp_path)
   with pytest.raises(UserError, match=f"its {path} is"):
     checkpoint.check_same_run(tmp_path, changed(path, value))
 
 
 @pytest.mark.parametrize(
-  ("path", "value"), [("mesh.data", 2), ("stages.one.save_every", 3)]
+  ("path", "value"),
+  [("mesh.data", 2), ("stages.one.save_every", 3), ("stages.one.sft.micro", 4)],
 )
 def test_what_changes_no_number_may_differ(tmp_path, path, value):
-  log.write_json(tmp_path / "config.json", CONFIG)
+  stored(tmp_path)
   checkpoint.check_same_run(tmp_path, changed(path, value))
+
+
+def test_the_order_of_the_stages_is_part_of_the_experiment(tmp_path):
+  stored(tmp_path)
+  stages = dict(reversed(CONFIG["stages"].items()))
+  with pytest.raises(UserError, match="its stages is one, two, not two, one"):
+    checkpoint.check_same_run(tmp_path, CONFIG | {"stages": stages})
+
+
+def test_a_start_that_saved_nothing_leaves_the_workdir_free(tmp_path):
+  log.write_json(tmp_path / "config.json", CONFIG)
+  stored(tmp_path, step="1.orbax-checkpoint-tmp")  # half written
+  checkpoint.check_same_run(tmp_path, changed("seed", 1))
 
 
 def test_an_empty_workdir_holds_no_experiment(tmp_path):

@@ -140,7 +140,8 @@ def test_a_mistake_ends_with_code_2_and_one_sentence(
   )
   taken = tiny.experiment("records.jsonl", [tiny.stage("first")])
   values = config.to_dict(taken) | {"seed": 5}
-  log.write_json(folder / "taken" / "config.json", values)
+  saved = folder / "taken" / "first" / "checkpoints" / "1"
+  log.write_json(saved / "meta" / "metadata", {"config": values})
   before = tree(folder)
   code, out, err = call(capsys, *argv)
   assert code == 2
