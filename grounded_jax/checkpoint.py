@@ -129,7 +129,9 @@ def begin(
   if with_reference:
     items["reference"] = ocp.args.StandardRestore(like.params)
   step = manager.latest_step()
-  got = manager.restore(step, args=ocp.args.Composite(**items))
+  folder = manager.directory / str(step)
+  with reading(str(folder), "delete it to go on from the one before"):
+    got = manager.restore(step, args=ocp.args.Composite(**items))
   return Start(
     state=types.TrainState(
       params=got["params"],
@@ -247,10 +249,11 @@ def restore_params(path: pathlib.Path, like: Any) -> Any:
   """The parameters of one checkpoint, as `like` (shapes and shardings).
 
   Raises:
-    UserError: the checkpoint holds a model of another shape.
+    UserError: the checkpoint holds a model of another shape, or is damaged.
   """
-  with ocp.StandardCheckpointer() as reader:
-    folder = (path / "params").absolute()
+  folder = (path / "params").absolute()
+  damaged = reading(f"The checkpoint {path}", "name another one")
+  with damaged, ocp.StandardCheckpointer() as reader:
     saved = _shapes(reader.metadata(folder).item_metadata.tree)
     for name, shape in _shapes(like).items():
       if saved.get(name) != shape:

@@ -29,7 +29,7 @@ def reading(what: str, advice: str) -> Iterator[None]:
   """Makes a UserError of whatever a library raises over a broken file."""
   try:
     yield
-  except (UserError, OSError):
+  except UserError:
     raise
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -130,6 +130,28 @@ def test_a_missing_checkpoint_is_a_sentence(tmp_path, best):
     checkpoint.find(str(tmp_path), best=best)
 
 
+@pytest.mark.parametrize("content", [{"hidden_size": 4}, [], {"stages": 1}])
+def test_a_directory_that_no_run_has_left_is_named(tmp_path, content):
+  log.write_json(tmp_path / "config.json", content)
+  with pytest.raises(UserError, match="config.json is not the config of a run"):
+    checkpoint.find(str(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  save_steps(tmp_path, "one", [2])
+  found = checkpoint.find(str(tmp_path / "one"))
+  for path in (found / "params").rglob("*"):
+    if path.is_file():
+      path.unlink()
+  with pytest.raises(UserError, match=f"checkpoint {found} cannot be read"):
+    checkpoint.restore_params(found, checkpoint.abstract(params()))
+  with (
+    checkpoint.open_manager(tmp_path, "one", 2) as manager,
+    pytest.raises(UserError, match="2 cannot be read .* delete it to go on"),
+  ):
+    checkpoint.begin(manager, optax.adam(1e-3), params(), with_reference=False)
+
+
 def test_best_needs_an_evaluation(tmp_path):
   save_steps(tmp_path, "one", [1])
   with pytest.raises(UserError, match="was evaluated"):
