@@ -9,6 +9,7 @@ evaluation and the next stage read nothing else.
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -286,14 +287,22 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   return value
 
 
+def check_workdir(workdir: pathlib.Path) -> None:
+  """Raises UserError if a workdir can be neither written nor made."""
+  there = next(p for p in (workdir, *workdir.parents) if p.exists())
+  if not there.is_dir():
+    raise UserError(f"{there} is a file: give --workdir a directory.")
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise UserError(f"{there} may not be written: use another --workdir.")
+
+
 def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Refuses a workdir that holds checkpoints of a different experiment.
 
   Raises:
     UserError: a field that decides what is learned differs; it is named.
   """
-  if workdir.exists() and not workdir.is_dir():
-    raise UserError(f"{workdir} is a file: give --workdir a directory.")
+  check_workdir(workdir)
   metas = [
     path
     for path in workdir.glob("*/checkpoints/*/meta/metadata")

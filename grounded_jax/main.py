@@ -275,6 +275,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   except UserError as error:
     print(" ".join(str(error).split()), file=sys.stderr)
     return 2
+  except OSError as error:  # a file that may not be read, a full disk
+    where = f"{error.filename}: " if error.filename else ""
+    print(f"{where}{error.strerror or error}", file=sys.stderr)
+    return 2
   except KeyboardInterrupt:
     print(
       "Stopped. The same command resumes from the last checkpoint.",

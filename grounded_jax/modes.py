@@ -57,12 +57,14 @@ def evaluate(
   experiment: config.Experiment, workdir: pathlib.Path, checkpoint: str
 ) -> None:
   """TRUST-SCORE of a checkpoint on every set; also in workdir/eval."""
+  from grounded_jax import checkpoint as checkpoint_lib
   from grounded_jax import evaluate as evaluate_lib
   from grounded_jax import inputs
   from grounded_jax import policy as policy_lib
 
   if not experiment.evals:
     raise UserError(f"The experiment {experiment.name} has no evals.")
+  checkpoint_lib.check_workdir(workdir)
   stages = experiment.stages
   rewards = stages[-1].rewards if stages else config.Rewards()
   origin = _origin(workdir, checkpoint)

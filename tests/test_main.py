@@ -1,6 +1,7 @@
 """The command line: what it refuses, in one sentence, and what it prints."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -42,6 +43,7 @@ def tree(folder):
 
 
 RUN = "--config=tiny_run.py"
+LONG = "a" * 300
 # (arguments, what the sentence must say)
 MISTAKES = [
   (["--mode=plan", RUN], "--mode=plan is not part of this version"),
@@ -101,6 +103,14 @@ MISTAKES = [
   ),
   ([RUN, "--workdir=taken"], "taken holds another experiment: its seed is"),
   ([RUN, "--workdir=records.jsonl"], "records.jsonl is a file"),
+  ([RUN, "--workdir=records.jsonl/run"], "records.jsonl is a file"),
+  (
+    [RUN, "--mode=eval", "--workdir=records.jsonl", "--checkpoint=start"],
+    "records.jsonl is a file",
+  ),
+  ([RUN, f"--workdir={LONG}"], f"{LONG}: File name too long"),
+  ([RUN, f"--config.data.train.path={LONG}"], f"{LONG}: File name too long"),
+  (["--mode=score", f"--outputs={LONG}"], f"{LONG}: File name too long"),
   ([RUN, "--mode=eval", "--workdir=empty"], "No checkpoint at empty"),
   ([RUN, "--mode=eval", "--checkpoint=gone"], "No checkpoint at gone"),
   ([RUN, "--mode=answer"], "needs --question=TEXT and --passages=FILE"),
@@ -122,7 +132,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-  ("argv", "message"), MISTAKES, ids=[" ".join(a) or "-" for a, _ in MISTAKES]
+  ("argv", "message"),
+  MISTAKES,
+  ids=[" ".join(a)[:80] or "-" for a, _ in MISTAKES],
 )
 def test_a_mistake_ends_with_code_2_and_one_sentence(
   folder, capsys, argv, message
@@ -148,6 +160,16 @@ def test_a_mistake_ends_with_code_2_and_one_sentence(
   assert out == ""
   assert err.count("\n") == 1 and message in err, err
   assert tree(folder) == before
+
+
+def test_a_workdir_that_may_not_be_written_is_refused_first(
+  folder, capsys, monkeypatch
+):
+  monkeypatch.setattr(os, "access", lambda *_, **__: False)
+  for mode in ("train", "eval"):
+    code, out, err = call(capsys, RUN, f"--mode={mode}")
+    assert (code, out) == (2, "")
+    assert "may not be written: use another --workdir" in err
 
 
 def test_help_needs_no_config(capsys):
