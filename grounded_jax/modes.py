@@ -4,6 +4,7 @@ jax is imported only by the modes that compute with it.
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -119,7 +120,7 @@ def _table(title: str, metrics: Mapping[str, Any]) -> None:
 
 
 def _number(value: float | None) -> str:
-  return "-" if value is None else f"{value:.1f}"
+  return "-" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def score(

@@ -240,13 +240,8 @@ def test_score_mode_scores_and_compares(folder, capsys):
   never = [row | {"output": flag} for row in rows]
   log.write_jsonl(folder / "right.jsonl", right)
   log.write_jsonl(folder / "never.jsonl", never)
-  code, out, err = call(
-    capsys,
-    "--mode=score",
-    "--outputs=right.jsonl",
-    "--against=never.jsonl",
-    "--bootstrap=20",
-  )
+  both = ("--mode=score", "--outputs=right.jsonl", "--against=never.jsonl")
+  code, out, err = call(capsys, *both, "--bootstrap=20")
   got = json.loads(out)
   assert code == 0
   assert got["f1_gr"] == 100 and got["f1_ac"] == 100
@@ -254,6 +249,9 @@ def test_score_mode_scores_and_compares(folder, capsys):
   mean, low, high = got["difference"]["f1_ac"]
   assert mean == 100 and low <= mean <= high
   assert "difference" in err
+  code, out, err = call(capsys, *both, "--bootstrap=0")
+  assert json.loads(out)["difference"]["f1_ac"] == [100, None, None]
+  assert "95%" in err and "nan" not in err
 
 
 def test_train_eval_and_answer_from_the_command_line(folder, capsys):
