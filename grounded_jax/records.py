@@ -6,7 +6,7 @@ No jax here: rewards, metric and data tools run beside any trainer.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 TASKS = ("short", "list", "claims")
@@ -53,6 +53,32 @@ def parse_json(content: str | bytes, path: Any, line: int = 1) -> Any:
     raise UserError(
       f"{path} line {line} cannot be read as JSON: {error}."
     ) from None
+
+
+def find_task(where: str, task: Any, dataset: Any) -> str:
+  """The task that is stated, or else that of a known data set.
+
+  Raises:
+    UserError: there is none of that name.
+  """
+  found = task or TASK_OF_DATASET.get(str(dataset).lower(), "")
+  if found not in TASKS:
+    raise UserError(
+      f"{where}: the task is {found or 'not stated'!r}; it must be one of"
+      f" {', '.join(TASKS)}: state it as 'task', or by a 'dataset'"
+      f" ({', '.join(TASK_OF_DATASET)}), or for all records at once."
+    )
+  return found
+
+
+def check_doc(where: str, doc: Mapping[str, Any], golds: int) -> None:
+  """Refuses a passage that lacks a field, or a bit for a gold answer."""
+  for name in ("title", "text", "answers_found"):
+    if doc.get(name) is None:
+      raise UserError(f"{where} has no {name!r}.")
+  found = len(doc["answers_found"])
+  if found != golds:
+    raise UserError(f"{where} has {found} answers_found for {golds} answers.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
