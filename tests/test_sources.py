@@ -213,6 +213,9 @@ def test_ids_are_distinct_over_files_and_made_from_content_if_missing(tmp_path):
   first, second, made, again = [e.id for e in load(f"{a}, {b}")[0]]
   assert (first, second, again) == ("7", "7#2", f"{made}#2")
   assert load(b)[0][0].id == made
+  names = ("x", "x", "x#2", "x")
+  c = write(tmp_path / "c.jsonl", [record(id=name) for name in names])
+  assert [e.id for e in load(c)[0]] == ["x", "x#3", "x#2", "x#4"]
 
 
 def test_nothing_left_after_the_choice_is_an_error(tmp_path):
