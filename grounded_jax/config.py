@@ -15,7 +15,8 @@ from typing import Any
 
 from grounded_jax.records import UserError
 
-_SPLITTERS = ("punkt", "rule")
+SPLITTERS = ("punkt", "rule")
+VERIFIERS = ("lexical", "oracle")
 
 
 def _choice(name: str, value: Any, allowed: tuple) -> None:
@@ -179,7 +180,7 @@ class Verifier:
   cache: int = 1_000_000  # remembered (premise, hypothesis) pairs
 
   def __post_init__(self):
-    _choice("kind", self.kind, ("lexical", "oracle"))
+    _choice("kind", self.kind, VERIFIERS)
     _positive(self, "threshold")
     _within(self, "threshold", high=1)
     _within(self, "cache")
@@ -211,7 +212,7 @@ class Rewards:
     _choice("statements", self.statements, ("sum", "first", "mean", "list_f1"))
     _choice("citation", self.citation, ("entail", "minimal"))
     _choice("unanswerable", self.unanswerable, ("format", "ternary", "gated"))
-    _choice("splitter", self.splitter, _SPLITTERS)
+    _choice("splitter", self.splitter, SPLITTERS)
     _within(self, "max_citations", "overlong")
     _within(self, "refusal_threshold", high=100)
 
@@ -349,7 +350,7 @@ class Eval:
   every: int = 0  # also after so many steps of a stage; 0 = never
 
   def __post_init__(self):
-    _choice("splitter", self.splitter, _SPLITTERS)
+    _choice("splitter", self.splitter, SPLITTERS)
     _positive(self, "batch", "top_p")
     _within(self, "max_new_tokens", low=2)
     _within(self, "temperature", "bootstrap", "every")

@@ -21,7 +21,7 @@ from grounded_jax import (
 )
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import parsing, sources
-from grounded_jax.records import Doc, Example, UserError
+from grounded_jax.records import Doc, Example, UserError, absence
 
 # Columns by their headers, short enough for 80 characters.
 _SHOWN = {
@@ -138,10 +138,10 @@ def score(
   judge = config.Verifier(kind=verifier, threshold=threshold)
   options = {"splitter": splitter, "bootstrap": bootstrap}
   records = _outputs(outputs, task)
+  others = _outputs(against, task) if against else []
   result = scoring.score(records, judge, **options)
   _table(outputs, result)
-  if against:
-    others = _outputs(against, task)
+  if others:
     other = scoring.score(others, judge, **options)
     _table(against, other)
     difference = scoring.difference(records, others, judge, **options)
@@ -221,8 +221,7 @@ def read_passages(path: pathlib.Path) -> tuple[Doc, ...]:
   """The passages of a file: title and text each, or one record's docs."""
   if not path.is_file():
     raise UserError(
-      f"--passages={path}: there is no such file; give JSON lines with title"
-      " and text."
+      f"--passages={path} {absence(path)}: give JSON lines with title and text."
     )
   found = [(where, row) for where, row in parsing.rows(path)]
   if len(found) == 1 and "docs" in found[0][1]:

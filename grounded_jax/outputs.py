@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from grounded_jax.records import UserError, find_task, parse_json
+from grounded_jax.records import UserError, absence, find_task, parse_json
 
 _KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
 
@@ -29,7 +29,7 @@ def read(
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f"{path}: there is no such outputs file.")
+    raise UserError(f"The outputs file {path} {absence(path)}.")
   empty = True
   try:
     for where, record in _records(path):

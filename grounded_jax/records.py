@@ -6,6 +6,7 @@ No jax here: rewards, metric and data tools run beside any trainer.
 import contextlib
 import dataclasses
 import json
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,6 +54,13 @@ def parse_json(content: str | bytes, path: Any, line: int = 1) -> Any:
     raise UserError(
       f"{path} line {line} cannot be read as JSON: {error}."
     ) from None
+
+
+def absence(path: pathlib.Path) -> str:
+  """Why a path that is no file cannot be read, as words."""
+  if not path.exists():
+    return "does not exist"
+  return "is a directory" if path.is_dir() else "is not a plain file"
 
 
 def find_task(where: str, task: Any, dataset: Any) -> str:

@@ -54,7 +54,7 @@ MISTAKES = [
   (["--mode=nonsense", RUN], "--mode=nonsense does not exist"),
   ([], "--mode=train needs --config=FILE.py"),
   (["--mode=eval"], "--mode=eval needs --config=FILE.py"),
-  (["--config=nowhere.py"], "there is no file nowhere.py"),
+  (["--config=nowhere.py"], "nowhere.py does not exist"),
   ([RUN, "--nonsense=1"], "Unknown command line flag 'nonsense'"),
   ([RUN, "stray"], "What is 'stray'?"),
   ([RUN, "--question=hi"], "--question is for --mode=answer"),
@@ -116,14 +116,37 @@ MISTAKES = [
   ([RUN, "--mode=answer"], "needs --question=TEXT and --passages=FILE"),
   (
     [RUN, "--mode=answer", "--question=x", "--passages=gone"],
-    "--passages=gone: there is no such file",
+    "--passages=gone does not exist",
   ),
   (["--mode=score"], "needs --outputs=FILE"),
   (["--mode=score", "--outputs=gone.jsonl"], "gone.jsonl"),
+  (["--mode=score", "--outputs=bare"], "bare is a directory"),
+  (["--config=bare"], "bare is a directory"),
+  ([RUN, "--config.data.train.path=bare"], "bare is a directory"),
+  (
+    [RUN, "--mode=answer", "--question=x", "--passages=bare"],
+    "--passages=bare is a directory",
+  ),
   (["--mode=score", "--outputs=records.jsonl"], "line 1 has no 'output'"),
   (
     ["--mode=score", "--outputs=records.jsonl", "--verifier=t5"],
-    "kind='t5' must be one of lexical",
+    "flag --verifier=t5: value should be one of <lexical|oracle>",
+  ),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--task=foo"],
+    "flag --task=foo: value should be one of",
+  ),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--threshold=nan"],
+    "threshold=nan must be greater than 0",
+  ),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--threshold=1.5"],
+    "threshold=1.5 must be from 0 to 1",
+  ),
+  (
+    ["--mode=score", "--outputs=scored.jsonl", "--against=gone.jsonl"],
+    "gone.jsonl does not exist",
   ),
   (["--config=syntax.py"], "syntax.py cannot be loaded: line 1, SyntaxError"),
   (["--config=raises.py"], "raises.py cannot be loaded: line 3, TypeError"),
@@ -154,6 +177,9 @@ def test_a_mistake_ends_with_code_2_and_one_sentence(
   values = config.to_dict(taken) | {"seed": 5}
   saved = folder / "taken" / "first" / "checkpoints" / "1"
   log.write_json(saved / "meta" / "metadata", {"config": values})
+  (folder / "bare").mkdir()
+  scored = json.dumps(json.loads(lines[0]) | {"output": "Salt [1]."})
+  (folder / "scored.jsonl").write_text(scored)
   before = tree(folder)
   code, out, err = call(capsys, *argv)
   assert code == 2

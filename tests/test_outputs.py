@@ -81,7 +81,7 @@ def test_a_bad_file_is_named(tmp_path, content, words):
 
 
 def test_a_missing_file_and_one_that_is_not_text_are_refused(tmp_path):
-  with pytest.raises(UserError, match="no such outputs file"):
+  with pytest.raises(UserError, match="none.json does not exist"):
     list(outputs.read(tmp_path / "none.json"))
   path = tmp_path / "binary.json"
   path.write_bytes(b"\xff\xfe\x00")

@@ -16,6 +16,7 @@ from grounded_jax.records import (
   Doc,
   Example,
   UserError,
+  absence,
   find_task,
   parse_json,
 )
@@ -37,7 +38,7 @@ def rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   """
   if not path.is_file():
     raise UserError(
-      f"The record file {path} does not exist: give JSON lines of questions,"
+      f"The record file {path} {absence(path)}: give JSON lines of questions,"
       " answers and docs with data.train.path (or an evaluation's source.path)."
     )
   try:
