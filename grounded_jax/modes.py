@@ -36,7 +36,10 @@ _SHOWN = {
 
 
 def _people() -> rich.console.Console:
-  return rich.console.Console(stderr=True, highlight=False)
+  """What people read; names and texts are shown as they are written."""
+  return rich.console.Console(
+    stderr=True, highlight=False, markup=False, emoji=False
+  )
 
 
 def _result(value: Any) -> None:
@@ -168,11 +171,12 @@ def answer(
   """Answers one question from passages, with the passages that it cites."""
   if not question.strip() or not passages:
     raise UserError("--mode=answer needs --question=TEXT and --passages=FILE.")
+  given = read_passages(pathlib.Path(passages))
   example = Example(
     id="question",
     task=experiment.data.train.task or "short",
     question=question.strip(),
-    docs=read_passages(pathlib.Path(passages))[: experiment.data.passages],
+    docs=given[: experiment.data.passages],
     answers=(),
     answerable=False,  # not known, and not read
   )
@@ -196,13 +200,18 @@ def answer(
     seed=experiment.seed,
   )[0]
   docs, said = got.example.docs, got.completion
+  people = _people()
+  if len(docs) < len(given):
+    people.print(
+      f"Only the first {len(docs)} of {len(given)} passages were read:"
+      " data.passages and data.max_prompt_len allow no more."
+    )
   cited = dict.fromkeys(text.citations(said.answer))
   cited = [i for i in cited if 0 <= i < len(docs)]
-  people = _people()
-  people.print(said.answer, markup=False)
+  people.print(said.answer)
   for i in cited:
     line = f"\n[{i + 1}] {docs[i].title}\n{docs[i].text}"
-    people.print(line, markup=False, style="dim")
+    people.print(line, style="dim")
   flag = config.Rewards().refusal_flag
   _result(
     {
@@ -303,7 +312,7 @@ def prompt(
     shown, ids = pipeline.fit(example, tokenizer, experiment.data)
     written = pipeline.render(shown, tokenizer, experiment.data)
     people.rule(f"{example.id}: {len(ids)} tokens")
-    people.print(written, markup=False, highlight=False, soft_wrap=True)
+    people.print(written, soft_wrap=True)
     result.append(
       {
         "id": example.id,

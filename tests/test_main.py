@@ -253,6 +253,22 @@ def test_prompt_mode_prints_the_exact_prompt(folder, capsys):
   assert got[0]["prompt"] in err
 
 
+def test_names_are_shown_as_they_are_written(folder, capsys):
+  """Square brackets and colons are not a markup."""
+  row = json.loads((folder / "records.jsonl").read_text().splitlines()[0])
+  path = folder / "d[" / "c]:no:.jsonl"
+  log.write_jsonl(path, [row | {"id": "a[/b]", "output": "Salt [1]."}])
+  name = str(path.relative_to(folder))
+  code, _, err = call(
+    capsys, "--mode=prompt", RUN, f"--config.data.train.path={name}"
+  )
+  assert code == 0 and "a[/b]: " in err
+  code, _, err = call(
+    capsys, "--mode=score", f"--outputs={name}", "--bootstrap=0"
+  )
+  assert code == 0 and name in err
+
+
 def test_score_mode_scores_and_compares(folder, capsys):
   rows = [
     json.loads(line)
@@ -302,10 +318,9 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
     "dev": log.read_json(folder / "run" / "eval" / "dev.json")
   }
   assert "TRUST" in err
-  log.write_jsonl(
-    folder / "passages.jsonl", [{"title": "Ada", "text": "Ada sells salt."}]
-  )
-  code, out, _ = call(
+  passage = {"title": "Ada", "text": "Ada sells salt."}
+  log.write_jsonl(folder / "passages.jsonl", [passage, passage])
+  code, out, err = call(
     capsys,
     RUN,
     "--workdir=run",
@@ -313,8 +328,10 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
     "--checkpoint=best",
     "--question=What sells Ada?",
     "--passages=passages.jsonl",
+    "--config.data.passages=1",
   )
   got = json.loads(out)
   assert code == 0
-  assert got["passages"] == [{"title": "Ada", "text": "Ada sells salt."}]
+  assert got["passages"] == [passage]
+  assert "Only the first 1 of 2 passages were read" in err
   assert {"answer", "refused", "citations", "finished"} <= set(got)
