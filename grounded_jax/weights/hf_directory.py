@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from grounded_jax import config
-from grounded_jax.records import UserError
+from grounded_jax.records import UserError, reading
 from grounded_jax.weights import checkpoint, table
 
 _ARCHITECTURES = {
@@ -39,7 +39,9 @@ def read(path: pathlib.Path) -> checkpoint.Checkpoint:
     UserError: files are missing or broken, or a model that the decoder cannot
       be; the sentence names the file or the field.
   """
-  decoder = _decoder(path / "config.json")
+  settings = path / "config.json"
+  with reading(str(settings), "fetch it again"):
+    decoder = _decoder(settings)
   where = _shards(path)
   files, shapes = {}, {}
   for name, file in where.items():
@@ -162,6 +164,7 @@ def _decoder(path: pathlib.Path) -> config.Decoder:
   kinds = set(settings.get("layer_types") or ()) - {"full_attention"}
   if kinds:
     raise UserError(f"{path}: layer type {min(kinds)!r} is not supported.")
+  theta = _rope_theta(path, settings)
   try:
     heads, embed = settings["num_attention_heads"], settings["hidden_size"]
     return config.Decoder(
@@ -172,13 +175,15 @@ def _decoder(path: pathlib.Path) -> config.Decoder:
       kv_heads=settings.get("num_key_value_heads") or heads,
       head_dim=settings.get("head_dim") or embed // heads,
       vocab=settings["vocab_size"],
-      rope_theta=_rope_theta(path, settings),
+      rope_theta=theta,
       norm_eps=float(settings["rms_norm_eps"]),
       tied=settings.get("tie_word_embeddings", False),
       qk_norm=_ARCHITECTURES[names[0]],
     )
   except KeyError as error:
     raise UserError(f"{path} has no field {error.args[0]!r}.") from None
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from None
 
 
 def _rope_theta(path: pathlib.Path, settings: dict[str, Any]) -> float:
