@@ -214,8 +214,8 @@ class Journal:
     self, item: config.Eval, stage: config.Stage, step: int, params: Any
   ) -> dict[str, Any]:
     path = self._evaluation(item.name, stage, step)
-    if path.exists():
-      return log.read_json(path)
+    if stored := _stored(path):
+      return stored
     result = evaluate.run(
       self.policy,
       params,
@@ -244,9 +244,8 @@ class Journal:
       item.name: self._evaluation(item.name, stage, step)
       for item in self.experiment.evals
     }
-    return {
-      name: log.read_json(path) for name, path in paths.items() if path.exists()
-    }
+    found = {name: _stored(path) for name, path in paths.items()}
+    return {name: value for name, value in found.items() if value}
 
   def write_summary(self) -> dict[str, Any]:
     """Writes summary.json, of the stages as far as they are; returns it."""

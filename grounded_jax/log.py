@@ -5,6 +5,7 @@ stage) and flat keys with numbers.
 """
 
 import collections
+import contextlib
 import json
 import math
 import pathlib
@@ -66,14 +67,15 @@ def read_jsonl(path: pathlib.Path) -> list[Any]:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-  """The rows of a workdir's metrics.jsonl; a half-written last line is not
-  a row."""
+  """The rows of a workdir's metrics.jsonl; a damaged line is not a row."""
   path = workdir / "metrics.jsonl"
   if not path.exists():
     return []
-  text = path.read_text(encoding="utf-8")
-  whole = text[: text.rfind("\n") + 1]
-  return [json.loads(line) for line in whole.splitlines()]
+  rows = []
+  for line in path.read_bytes().split(b"\n")[:-1]:
+    with contextlib.suppress(ValueError):
+      rows.append(json.loads(line))
+  return [row for row in rows if isinstance(row, dict) and "step" in row]
 
 
 class Metrics:

@@ -287,6 +287,21 @@ def test_a_first_start_that_failed_binds_to_nothing(tmp_path):
   assert meta["decoding"]["seed"] == 1
 
 
+def test_a_damaged_line_is_skipped_and_a_cut_evaluation_redone(
+  two_stages, tmp_path
+):
+  experiment, workdir, *_ = two_stages
+  again = tmp_path / "run"
+  shutil.copytree(workdir, again)
+  with (again / "metrics.jsonl").open("ab") as file:
+    file.write(b'{"stage": "second"\n\xff\n3\n')
+  cut = again / "eval" / "dev-second-3.json"
+  cut.write_bytes(cut.read_bytes()[:50])
+  run(experiment, again)
+  assert log.read_metrics(again) == log.read_metrics(workdir)
+  assert files(again, "eval") == files(workdir, "eval")
+
+
 def test_evaluations_of_steps_to_be_done_again_are_forgotten(
   two_stages, tmp_path
 ):
