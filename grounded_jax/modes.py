@@ -106,6 +106,7 @@ def _origin(workdir: pathlib.Path, checkpoint: str) -> pathlib.Path | None:
 
 
 def _table(title: str, metrics: Mapping[str, Any]) -> None:
+  title = f"{title} by {metrics['meta']['verifier']}"
   table = rich.table.Table("", *_SHOWN, title=title, box=None)
   rows = {"": metrics} | metrics.get("tasks", {})
   if "reward_verifier" in metrics:
