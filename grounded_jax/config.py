@@ -40,7 +40,7 @@ def _positive(section: Any, *names: str) -> None:
 
 
 def _within(
-  section: Any, *names: str, low: float = 0, high: float = math.inf
+  section: Any, *names: str, low: int = 0, high: int | float = math.inf
 ) -> None:
   """Refuses a value outside low..high; both ends are allowed."""
   for name in names:
