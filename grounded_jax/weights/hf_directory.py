@@ -164,10 +164,10 @@ def _decoder(path: pathlib.Path) -> config.Decoder:
   kinds = set(settings.get("layer_types") or ()) - {"full_attention"}
   if kinds:
     raise UserError(f"{path}: layer type {min(kinds)!r} is not supported.")
-  theta = _rope_theta(path, settings)
   try:
     heads, embed = settings["num_attention_heads"], settings["hidden_size"]
-    return config.Decoder(
+    return checkpoint.make_decoder(
+      path,
       layers=settings["num_hidden_layers"],
       embed=embed,
       mlp=settings["intermediate_size"],
@@ -175,15 +175,13 @@ def _decoder(path: pathlib.Path) -> config.Decoder:
       kv_heads=settings.get("num_key_value_heads") or heads,
       head_dim=settings.get("head_dim") or embed // heads,
       vocab=settings["vocab_size"],
-      rope_theta=theta,
+      rope_theta=_rope_theta(path, settings),
       norm_eps=float(settings["rms_norm_eps"]),
       tied=settings.get("tie_word_embeddings", False),
       qk_norm=_ARCHITECTURES[names[0]],
     )
   except KeyError as error:
     raise UserError(f"{path} has no field {error.args[0]!r}.") from None
-  except UserError as error:
-    raise UserError(f"{path}: {error}") from None
 
 
 def _rope_theta(path: pathlib.Path, settings: dict[str, Any]) -> float:
