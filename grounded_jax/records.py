@@ -74,7 +74,7 @@ def find_task(where: str, task: Any, dataset: Any) -> str:
     raise UserError(
       f"{where}: the task is {found or 'not stated'!r}; it must be one of"
       f" {', '.join(TASKS)}: state it as 'task', or by a 'dataset'"
-      f" ({', '.join(TASK_OF_DATASET)}), or for all records at once."
+      f" ({', '.join(TASK_OF_DATASET)}), or set one for all records."
     )
   return found
 
