@@ -9,6 +9,7 @@ evaluation and the next stage read nothing else.
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +19,14 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
-from grounded_jax import optim, types
-from grounded_jax.records import UserError
+from grounded_jax import log, optim, types
+from grounded_jax.records import UserError, reading
 
 policies = ocp.checkpoint_managers
 
 # Fields that may differ between the run that saved and the run that resumes:
 # they change neither what is learned nor from what.
-FREE = ("mesh", "save_every", "keep", "log_rollouts")
+FREE = ("mesh", "micro", "save_every", "keep", "log_rollouts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,9 @@ def begin(
   for leaf in jax.tree.leaves(params):  # else there would be both in memory
     leaf.delete()
   step = manager.latest_step()
-  got = manager.restore(step, args=ocp.args.Composite(**items))
+  folder = manager.directory / str(step)
+  with reading(str(folder), "delete it to go on from the one before"):
+    got = manager.restore(step, args=ocp.args.Composite(**items))
   return Start(
     state=types.TrainState(
       params=got["params"],
@@ -249,10 +252,11 @@ def restore_params(path: pathlib.Path, like: Any) -> Any:
   """The parameters of one checkpoint, as `like` (shapes and shardings).
 
   Raises:
-    UserError: the checkpoint holds a model of another shape.
+    UserError: the checkpoint holds a model of another shape, or is damaged.
   """
-  with ocp.StandardCheckpointer() as reader:
-    folder = (path / "params").absolute()
+  folder = (path / "params").absolute()
+  damaged = reading(f"The checkpoint {path}", "name another one")
+  with damaged, ocp.StandardCheckpointer() as reader:
     saved = _shapes(reader.metadata(folder).item_metadata.tree)
     for name, shape in _shapes(like).items():
       if saved.get(name) != shape:
@@ -276,25 +280,41 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """The config.json of a workdir."""
   path = workdir / "config.json"
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError:
+  value = log.read_json(path)
+  if not isinstance(value, dict) or not isinstance(value.get("stages"), dict):
     raise UserError(
-      f"{path} is not valid JSON: restore it or use another --workdir."
-    ) from None
+      f"{path} is not the config of a run: name a workdir that a run has left,"
+      " or one checkpoint."
+    )
+  return value
+
+
+def check_workdir(workdir: pathlib.Path) -> None:
+  """Raises UserError if a workdir can be neither written nor made."""
+  there = next(p for p in (workdir, *workdir.parents) if p.exists())
+  if not there.is_dir():
+    raise UserError(f"{there} is a file: give --workdir a directory.")
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise UserError(f"{there} may not be written: use another --workdir.")
 
 
 def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Refuses a workdir that holds a different experiment.
+  """Refuses a workdir that holds checkpoints of a different experiment.
 
   Raises:
     UserError: a field that decides what is learned differs; it is named.
   """
-  if workdir.exists() and not workdir.is_dir():
-    raise UserError(f"{workdir} is a file: give --workdir a directory.")
-  if not (workdir / "config.json").exists():
+  check_workdir(workdir)
+  metas = [
+    path
+    for path in workdir.glob("*/checkpoints/*/meta/metadata")
+    if path.parts[-3].isdigit()  # else it is still being written
+  ]
+  if not metas:
     return
-  saved = json.loads(json.dumps(read_config(workdir)))
+  newest = max(metas, key=lambda path: path.stat().st_mtime)
+  with reading(str(newest), "use another --workdir"):
+    saved = log.read_json(newest)["config"]
   path = _difference(saved, json.loads(json.dumps(config)))
   if path is not None:
     name, old, new = path
@@ -320,4 +340,6 @@ def _difference(
     found = _difference(old[key], new[key], f"{name}.{key}".lstrip("."))
     if found:
       return found
+  if name == "stages" and list(old) != list(new):  # run in this order
+    return name, ", ".join(old), ", ".join(new)
   return None

@@ -7,12 +7,16 @@ stages and evals keyed by their `name`.
 """
 
 import dataclasses
+import math
 import re
 import types
 import typing
 from typing import Any
 
 from grounded_jax.records import UserError
+
+SPLITTERS = ("punkt", "rule")
+VERIFIERS = ("lexical", "oracle")
 
 
 def _choice(name: str, value: Any, allowed: tuple) -> None:
@@ -30,9 +34,33 @@ def _folder(kind: str, name: str) -> None:
 
 def _positive(section: Any, *names: str) -> None:
   for name in names:
-    value = dataclasses.asdict(section)[name]
-    if value <= 0:
+    value = vars(section)[name]
+    if not value > 0:
       raise UserError(f"{name}={value} must be greater than 0.")
+
+
+def _within(
+  section: Any, *names: str, low: int = 0, high: int | float = math.inf
+) -> None:
+  """Refuses a value outside low..high; both ends are allowed."""
+  for name in names:
+    value = vars(section)[name]
+    if not low <= value <= high:
+      wanted = f"from {low} to {high}" if high < math.inf else f"{low} or more"
+      raise UserError(f"{name}={value} must be {wanted}.")
+
+
+def _check_sizes(kind: str, section: Any) -> None:
+  """Refuses the sizes of a training batch that cannot be cut or sampled."""
+  _positive(section, "prompts", "group")
+  _within(section, "micro")
+  # The learner reads all tokens of a completion but the last.
+  _within(section, "max_new_tokens", low=2)
+  if section.micro and section.prompts % section.micro:
+    raise UserError(
+      f"{kind}.prompts={section.prompts} is not divisible by"
+      f" {kind}.micro={section.micro}."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +80,12 @@ class Decoder:
   qk_norm: bool = False  # RMS norm on each query and key head (Qwen3)
 
   def __post_init__(self):
-    _positive(self, "layers", "embed", "mlp", "heads", "kv_heads", "vocab")
+    # A broken file may claim any number of layers; each has its checks.
+    _within(self, "layers", low=1, high=10_000)
+    _positive(self, "embed", "mlp", "heads", "kv_heads", "head_dim", "vocab")
+    _positive(self, "rope_theta", "norm_eps")
+    if self.head_dim % 2:
+      raise UserError(f"head_dim={self.head_dim} must be even: halves rotate.")
     if self.heads % self.kv_heads:
       raise UserError(
         f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}."
@@ -114,6 +147,7 @@ class Source:
   def __post_init__(self):
     _choice("task", self.task, ("", "short", "list", "claims"))
     _choice("answerable", self.answerable, ("any", "only", "even"))
+    _within(self, "limit")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +180,10 @@ class Verifier:
   cache: int = 1_000_000  # remembered (premise, hypothesis) pairs
 
   def __post_init__(self):
-    _choice("kind", self.kind, ("lexical", "oracle"))
+    _choice("kind", self.kind, VERIFIERS)
+    _positive(self, "threshold")
+    _within(self, "threshold", high=1)
+    _within(self, "cache")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +212,9 @@ class Rewards:
     _choice("statements", self.statements, ("sum", "first", "mean", "list_f1"))
     _choice("citation", self.citation, ("entail", "minimal"))
     _choice("unanswerable", self.unanswerable, ("format", "ternary", "gated"))
-    _choice("splitter", self.splitter, ("punkt", "rule"))
+    _choice("splitter", self.splitter, SPLITTERS)
+    _within(self, "max_citations", "overlong")
+    _within(self, "refusal_threshold", high=100)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,14 +264,11 @@ class GRPO:
     _choice("truncated", self.truncated, ("keep", "drop"))
     mismatches = ("ignore", "truncate", "sequence_mask")
     _choice("mismatch", self.mismatch, mismatches)
-    _positive(self, "prompts", "group", "iterations", "max_new_tokens")
-    if self.temperature < 0:
-      raise UserError(f"temperature={self.temperature} must not be negative.")
-    if self.micro and self.prompts % self.micro:
-      raise UserError(
-        f"grpo.prompts={self.prompts} is not divisible by"
-        f" grpo.micro={self.micro}."
-      )
+    _check_sizes("grpo", self)
+    # At temperature 0 the completions of a group would all be one.
+    _positive(self, "iterations", "temperature", "cispo_cap", "mismatch_cap")
+    _within(self, "beta", "clip_high", "dual_clip", "delta", "refill_rounds")
+    _within(self, "clip_low", high=1)
     if self.baseline == "leave_one_out" and self.group < 2:
       raise UserError(
         "baseline=leave_one_out needs a group of at least 2"
@@ -265,7 +301,9 @@ class SFT:
   def __post_init__(self):
     kinds = ("gold", "clean", "careless")
     _choice("demonstrations", self.demonstrations, kinds)
-    _positive(self, "prompts", "group", "max_new_tokens")
+    _check_sizes("sft", self)
+    _within(self, "passages", "recitals")
+    _within(self, "mixed", high=1)
     if self.recitals >= self.group:
       raise UserError(
         f"sft.recitals={self.recitals} must be below sft.group={self.group}."
@@ -289,7 +327,11 @@ class Optimizer:
   def __post_init__(self):
     _choice("kind", self.kind, ("adamw", "muon"))
     _choice("schedule", self.schedule, ("cosine", "constant", "linear"))
-    _positive(self, "lr")
+    _positive(self, "lr", "eps")
+    _within(self, "weight_decay", "grad_clip")
+    _within(self, "warmup", "b1", "b2", high=1)
+    if 1 in (self.b1, self.b2):
+      raise UserError(f"b1={self.b1} and b2={self.b2} must be below 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -306,6 +348,13 @@ class Eval:
   splitter: str = "punkt"
   bootstrap: int = 1000  # resamples of the 95% intervals
   every: int = 0  # also after so many steps of a stage; 0 = never
+
+  def __post_init__(self):
+    _choice("splitter", self.splitter, SPLITTERS)
+    _positive(self, "batch", "top_p")
+    _within(self, "max_new_tokens", low=2)
+    _within(self, "temperature", "bootstrap", "every")
+    _within(self, "top_p", high=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -332,13 +381,12 @@ class Stage:
     _choice("objective", self.objective, ("grpo", "sft"))
     _choice("answerable", self.answerable, ("any", "only", "even"))
     _positive(self, "save_every", "keep")
+    _within(self, "steps", "limit", "log_rollouts")
     if self.rewards.overlong >= self.grpo.max_new_tokens:
       raise UserError(
         f"rewards.overlong={self.rewards.overlong} must be below"
         f" grpo.max_new_tokens={self.grpo.max_new_tokens}."
       )
-    if self.steps < 0:
-      raise UserError(f"steps={self.steps} must not be negative.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -354,6 +402,8 @@ class Experiment:
   evals: tuple[Eval, ...] = ()
 
   def __post_init__(self):
+    _folder("experiment", self.name)
+    _within(self, "seed", high=2**31 - 1)
     for kind, items in (("stage", self.stages), ("eval", self.evals)):
       names = [item.name for item in items]
       for name in names:
@@ -424,6 +474,8 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
   kinds = (
     typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
   )
+  if type(value) is float and not math.isfinite(value):
+    raise UserError(f"{where}={value} must be a finite number.")
   if type(value) not in kinds:
     wanted = " or ".join(k.__name__ for k in kinds)
     raise UserError(

@@ -68,6 +68,7 @@ def _directory(path: pathlib.Path) -> Found:
 
 
 def _in_package(name: str) -> Found:
+  name = name.replace("-", "_")  # as pip writes it
   advice = f"pip install --no-deps {name.replace('_', '-')}"
   spec = importlib.util.find_spec(name) if name.isidentifier() else None
   if spec is None:

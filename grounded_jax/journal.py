@@ -26,8 +26,17 @@ from grounded_jax import (
   types,
 )
 from grounded_jax import policy as policy_lib
+from grounded_jax.records import UserError
 
 _WARM = 2  # steps that compile, before a trace begins
+
+
+def _stored(path: pathlib.Path) -> Any:
+  """The value of a JSON file; None if it is not there or damaged."""
+  try:
+    return log.read_json(path)
+  except (FileNotFoundError, UserError):
+    return None
 
 
 class Stopwatch:
@@ -80,8 +89,9 @@ class Journal:
     self._profile = profile
     self._tracing = False
     self._steps = 0  # done by this process
-    log.write_json(workdir / "config.json", self._config)
     done = {stage.name: self.done(stage) for stage in experiment.stages}
+    self._forget(done)
+    log.write_json(workdir / "config.json", self._config)
     # Steps after the last checkpoint are done again.
     self._metrics = log.Metrics(
       workdir, lambda row: row["step"] <= done.get(row["stage"], 0)
@@ -90,6 +100,21 @@ class Journal:
     self._elapsed = rows[-1]["elapsed"] if rows else 0.0
     self._began = time.monotonic()
     self.progress = log.Progress(console)
+
+  def _forget(self, done: Mapping[str, int]) -> None:
+    """Removes the evaluations after steps that are done again.
+
+    Where nothing was saved and the config has changed, all of them.
+    """
+    config_file = self.workdir / "config.json"
+    same = any(done.values()) or _stored(config_file) == self._config
+    for stage in self.experiment.stages:
+      for item in self.experiment.evals:
+        prefix = f"{item.name}-{stage.name}-"
+        for path in (self.workdir / "eval").glob(f"{prefix}*.json*"):
+          step = path.stem.removeprefix(prefix)
+          if step.isdigit() and int(step) > (done[stage.name] if same else -1):
+            path.unlink()
 
   def _stop_trace(self) -> None:
     self._tracing = False
@@ -189,8 +214,8 @@ class Journal:
     self, item: config.Eval, stage: config.Stage, step: int, params: Any
   ) -> dict[str, Any]:
     path = self._evaluation(item.name, stage, step)
-    if path.exists():
-      return log.read_json(path)
+    if stored := _stored(path):
+      return stored
     result = evaluate.run(
       self.policy,
       params,
@@ -219,9 +244,8 @@ class Journal:
       item.name: self._evaluation(item.name, stage, step)
       for item in self.experiment.evals
     }
-    return {
-      name: log.read_json(path) for name, path in paths.items() if path.exists()
-    }
+    found = {name: _stored(path) for name, path in paths.items()}
+    return {name: value for name, value in found.items() if value}
 
   def write_summary(self) -> dict[str, Any]:
     """Writes summary.json, of the stages as far as they are; returns it."""

@@ -5,6 +5,7 @@ stage) and flat keys with numbers.
 """
 
 import collections
+import contextlib
 import json
 import math
 import pathlib
@@ -17,6 +18,8 @@ import rich.columns
 import rich.console
 import rich.live
 import rich.text
+
+from grounded_jax.records import parse_json
 
 
 def finite(value: Any) -> Any:
@@ -54,8 +57,8 @@ def write_jsonl(path: pathlib.Path, rows: list[dict]) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """The value of a JSON file."""
-  return json.loads(path.read_text(encoding="utf-8"))
+  """The value of a JSON file; a UserError if it is not JSON."""
+  return parse_json(path.read_bytes(), path)
 
 
 def read_jsonl(path: pathlib.Path) -> list[Any]:
@@ -65,14 +68,15 @@ def read_jsonl(path: pathlib.Path) -> list[Any]:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-  """The rows of a workdir's metrics.jsonl; a half-written last line is not
-  a row."""
+  """The rows of a workdir's metrics.jsonl; a damaged line is not a row."""
   path = workdir / "metrics.jsonl"
   if not path.exists():
     return []
-  text = path.read_text(encoding="utf-8")
-  whole = text[: text.rfind("\n") + 1]
-  return [json.loads(line) for line in whole.splitlines()]
+  rows = []
+  for line in path.read_bytes().split(b"\n")[:-1]:
+    with contextlib.suppress(ValueError):
+      rows.append(json.loads(line))
+  return [row for row in rows if isinstance(row, dict) and "step" in row]
 
 
 class Metrics:

@@ -26,7 +26,7 @@ from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
 from grounded_jax import config
-from grounded_jax.records import UserError
+from grounded_jax.records import TASKS, UserError, absence
 
 # Each mode with the flags that it reads besides --config and --workdir.
 MODES = {
@@ -57,6 +57,9 @@ def define_flags(values: flags.FlagValues) -> None:
   number = lambda name, default, doc: flags.DEFINE_integer(
     name, default, doc, flag_values=values, lower_bound=0
   )
+  choice = lambda name, default, allowed, doc: flags.DEFINE_enum(
+    name, default, allowed, doc, flag_values=values
+  )
   text("mode", "train", f"What to do: {', '.join(MODES)}.")
   text("workdir", "", "Where the run lives. Default: runs/<name>.")
   text(
@@ -67,11 +70,13 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   number("profile", 0, "train: trace so many steps, for xprof.")
   text("outputs", "", "score: records with outputs (JSON lines or JSON).")
-  text("task", "", "score: short, list or claims. Default: the record's own.")
+  choice(
+    "task", "", ("", *TASKS), "score: of all the records. Default: their own."
+  )
   number("bootstrap", 1000, "score: resamples of the 95% intervals.")
   text("against", "", "score: a second file, for paired differences.")
-  text("splitter", "punkt", "score: who splits text into sentences.")
-  text("verifier", "lexical", "score: who judges support: lexical, oracle.")
+  choice("splitter", "punkt", config.SPLITTERS, "score: splits sentences.")
+  choice("verifier", "lexical", config.VERIFIERS, "score: judges support.")
   flags.DEFINE_float(
     "threshold",
     config.Verifier().threshold,
@@ -105,7 +110,7 @@ def load_experiment(location: str) -> config.Experiment:
   path = pathlib.Path(name)
   if not path.is_file():
     raise UserError(
-      f"--config={location}: there is no file {name}; give the path of an"
+      f"--config={location}: {name} {absence(path)}; give the path of an"
       " experiment, for example experiments/quickstart.py."
     )
   # Experiments import `configs`, which lies beside their folder.
@@ -274,6 +279,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     run(sys.argv if argv is None else ["main", *argv])
   except UserError as error:
     print(" ".join(str(error).split()), file=sys.stderr)
+    return 2
+  except OSError as error:  # a file that may not be read, a full disk
+    where = f"{error.filename}: " if error.filename else ""
+    print(f"{where}{error.strerror or error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(

@@ -4,6 +4,7 @@ jax is imported only by the modes that compute with it.
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from grounded_jax import (
 )
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import parsing, sources
-from grounded_jax.records import Doc, Example, UserError
+from grounded_jax.records import Doc, Example, UserError, absence
 
 # Columns by their headers, short enough for 80 characters.
 _SHOWN = {
@@ -35,7 +36,10 @@ _SHOWN = {
 
 
 def _people() -> rich.console.Console:
-  return rich.console.Console(stderr=True, highlight=False)
+  """What people read; names and texts are shown as they are written."""
+  return rich.console.Console(
+    stderr=True, highlight=False, markup=False, emoji=False
+  )
 
 
 def _result(value: Any) -> None:
@@ -57,12 +61,14 @@ def evaluate(
   experiment: config.Experiment, workdir: pathlib.Path, checkpoint: str
 ) -> None:
   """TRUST-SCORE of a checkpoint on every set; also in workdir/eval."""
+  from grounded_jax import checkpoint as checkpoint_lib
   from grounded_jax import evaluate as evaluate_lib
   from grounded_jax import inputs
   from grounded_jax import policy as policy_lib
 
   if not experiment.evals:
     raise UserError(f"The experiment {experiment.name} has no evals.")
+  checkpoint_lib.check_workdir(workdir)
   stages = experiment.stages
   rewards = stages[-1].rewards if stages else config.Rewards()
   origin = _origin(workdir, checkpoint)
@@ -100,6 +106,7 @@ def _origin(workdir: pathlib.Path, checkpoint: str) -> pathlib.Path | None:
 
 
 def _table(title: str, metrics: Mapping[str, Any]) -> None:
+  title = f"{title} by {metrics['meta']['verifier']}"
   table = rich.table.Table("", *_SHOWN, title=title, box=None)
   rows = {"": metrics} | metrics.get("tasks", {})
   if "reward_verifier" in metrics:
@@ -117,7 +124,7 @@ def _table(title: str, metrics: Mapping[str, Any]) -> None:
 
 
 def _number(value: float | None) -> str:
-  return "-" if value is None else f"{value:.1f}"
+  return "-" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def score(
@@ -135,10 +142,10 @@ def score(
   judge = config.Verifier(kind=verifier, threshold=threshold)
   options = {"splitter": splitter, "bootstrap": bootstrap}
   records = _outputs(outputs, task)
+  others = _outputs(against, task) if against else []
   result = scoring.score(records, judge, **options)
   _table(outputs, result)
-  if against:
-    others = _outputs(against, task)
+  if others:
     other = scoring.score(others, judge, **options)
     _table(against, other)
     difference = scoring.difference(records, others, judge, **options)
@@ -165,11 +172,12 @@ def answer(
   """Answers one question from passages, with the passages that it cites."""
   if not question.strip() or not passages:
     raise UserError("--mode=answer needs --question=TEXT and --passages=FILE.")
+  given = read_passages(pathlib.Path(passages))
   example = Example(
     id="question",
     task=experiment.data.train.task or "short",
     question=question.strip(),
-    docs=read_passages(pathlib.Path(passages))[: experiment.data.passages],
+    docs=given[: experiment.data.passages],
     answers=(),
     answerable=False,  # not known, and not read
   )
@@ -193,13 +201,18 @@ def answer(
     seed=experiment.seed,
   )[0]
   docs, said = got.example.docs, got.completion
+  people = _people()
+  if len(docs) < len(given):
+    people.print(
+      f"Only the first {len(docs)} of {len(given)} passages were read:"
+      " data.passages and data.max_prompt_len allow no more."
+    )
   cited = dict.fromkeys(text.citations(said.answer))
   cited = [i for i in cited if 0 <= i < len(docs)]
-  people = _people()
-  people.print(said.answer, markup=False)
+  people.print(said.answer)
   for i in cited:
     line = f"\n[{i + 1}] {docs[i].title}\n{docs[i].text}"
-    people.print(line, markup=False, style="dim")
+    people.print(line, style="dim")
   flag = config.Rewards().refusal_flag
   _result(
     {
@@ -218,8 +231,7 @@ def read_passages(path: pathlib.Path) -> tuple[Doc, ...]:
   """The passages of a file: title and text each, or one record's docs."""
   if not path.is_file():
     raise UserError(
-      f"--passages={path}: there is no such file; give JSON lines with title"
-      " and text."
+      f"--passages={path} {absence(path)}: give JSON lines with title and text."
     )
   found = [(where, row) for where, row in parsing.rows(path)]
   if len(found) == 1 and "docs" in found[0][1]:
@@ -307,7 +319,7 @@ def prompt(
     shown, ids = pipeline.fit(example, tokenizer, experiment.data)
     written = pipeline.render(shown, tokenizer, experiment.data)
     people.rule(f"{example.id}: {len(ids)} tokens")
-    people.print(written, markup=False, highlight=False, soft_wrap=True)
+    people.print(written, soft_wrap=True)
     result.append(
       {
         "id": example.id,

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from grounded_jax.records import TASK_OF_DATASET, TASKS, UserError
+from grounded_jax.records import UserError, absence, find_task, parse_json
 
 _KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
 
@@ -22,14 +22,14 @@ def read(
 
   Args:
     path: the file.
-    task: of records that name neither a task nor a known dataset.
+    task: of all of them; "" = the record's own, or its dataset's.
 
   Raises:
     UserError: names the file and line (or record) of what cannot be scored.
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f"{path}: there is no such outputs file.")
+    raise UserError(f"The outputs file {path} {absence(path)}.")
   empty = True
   try:
     for where, record in _records(path):
@@ -48,7 +48,7 @@ def _records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
       first = file.readline()
   try:
     value = json.loads(first) if first else {}
-  except json.JSONDecodeError:
+  except (RecursionError, ValueError):
     value = None  # one JSON value over many lines, or a bad first line
   if type(value) is dict and "data" not in value:
     yield from _lines(path)
@@ -62,23 +62,11 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
   with path.open(encoding="utf-8-sig") as file:
     for number, line in enumerate(file, start=1):
       if line.strip():
-        where = f"{path} line {number}"
-        try:
-          yield where, json.loads(line)
-        except json.JSONDecodeError as error:
-          raise UserError(
-            f"{where} is not JSON: {error.msg} at column {error.colno}."
-          ) from None
+        yield f"{path} line {number}", parse_json(line, path, number)
 
 
 def _whole(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  try:
-    value = json.loads(path.read_text("utf-8-sig"))
-  except json.JSONDecodeError as error:
-    raise UserError(
-      f"{path} line {error.lineno} is not JSON: {error.msg} at column"
-      f" {error.colno}."
-    ) from None
+  value = parse_json(path.read_text("utf-8-sig"), path)
   if type(value) is dict:
     value = value.get("data", [value])
   if type(value) is not list:
@@ -97,6 +85,8 @@ def _checked(where: str, record: Any, task: str) -> dict[str, Any]:
     ("output", str),
   ):
     _typed(where, record, name, kind)
+  if record.get("raw_output") is not None:
+    _typed(where, record, "raw_output", str)
   for number, aliases in enumerate(record["answers"], start=1):
     if type(aliases) is not list or not aliases:
       raise UserError(
@@ -108,7 +98,8 @@ def _checked(where: str, record: Any, task: str) -> dict[str, Any]:
     raise UserError(f"{where} has no docs: outputs are scored with passages.")
   for number, doc in enumerate(record["docs"], start=1):
     _check_doc(f"{where}, doc {number}", doc, len(record["answers"]))
-  return {**record, "task": _task(where, record, task)}
+  task = find_task(where, task or record.get("task"), record.get("dataset"))
+  return {**record, "task": task}
 
 
 def _check_doc(where: str, doc: Any, golds: int) -> None:
@@ -132,17 +123,6 @@ def _typed(where: str, value: dict[str, Any], name: str, kind: type) -> None:
       f"{where}: {name!r} must be {_KINDS[kind]}, not"
       f" {type(value[name]).__name__}."
     )
-
-
-def _task(where: str, record: dict[str, Any], task: str) -> str:
-  named = record.get("task") or ""
-  found = named or TASK_OF_DATASET.get(str(record.get("dataset")), "") or task
-  if found not in TASKS:
-    raise UserError(
-      f"{where}: the task {found!r} must be one of {', '.join(TASKS)}; give"
-      " --task where records do not say."
-    )
-  return found
 
 
 def peek(path: pathlib.Path | str, *, task: str = "") -> dict[str, Any]:

@@ -88,13 +88,16 @@ def difference(
   splitter: str,
   bootstrap: int,
 ) -> dict[str, list[float]]:
-  """(mean, low, high) of each metric of `records` minus `against`, paired."""
+  """(mean, low, high) of each metric of `records` minus `against`, paired.
+
+  The ends are NaN without a bootstrap.
+  """
   judge, split = verifiers.make(verifier), text.splitter(splitter)
   ours, theirs = (
     trust_score.per_record(x, verifier=judge, splitter=split)
     for x in (records, against)
   )
-  found = trust_score.difference(ours, theirs, n=max(bootstrap, 1))
+  found = trust_score.difference(ours, theirs, n=bootstrap)
   return {name: list(values) for name, values in found.items()}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from grounded_jax import config, files
-from grounded_jax.records import UserError
+from grounded_jax.records import UserError, reading
 
 Messages = Sequence[dict[str, str]]
 
@@ -154,7 +154,8 @@ def load(cfg: config.Model) -> Tokenizer:
   if not cfg.tokenizer and name.startswith("warmstart:"):
     return _from_json(files.WARMSTART)
   found = files.find(name, weights=False)
-  return _READERS[found.kind](found.path)
+  with reading(f"The tokenizer of {found.path}", "fetch its files again"):
+    return _READERS[found.kind](found.path)
 
 
 def check(tokenizer: Tokenizer, decoder: config.Decoder) -> None:
@@ -223,7 +224,7 @@ def _generation_eos(path: pathlib.Path) -> tuple[int, ...]:
   value = json.loads(file.read_text("utf-8")).get("eos_token_id")
   if value is None:
     return ()
-  return tuple(value) if isinstance(value, list) else (value,)
+  return tuple(map(int, value if isinstance(value, list) else [value]))
 
 
 _READERS = {"gguf": _from_gguf, "hf": _from_directory}

@@ -130,6 +130,28 @@ def test_a_missing_checkpoint_is_a_sentence(tmp_path, best):
     checkpoint.find(str(tmp_path), best=best)
 
 
+@pytest.mark.parametrize("content", [{"hidden_size": 4}, [], {"stages": 1}])
+def test_a_directory_that_no_run_has_left_is_named(tmp_path, content):
+  log.write_json(tmp_path / "config.json", content)
+  with pytest.raises(UserError, match="config.json is not the config of a run"):
+    checkpoint.find(str(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  save_steps(tmp_path, "one", [2])
+  found = checkpoint.find(str(tmp_path / "one"))
+  for path in (found / "params").rglob("*"):
+    if path.is_file():
+      path.unlink()
+  with pytest.raises(UserError, match=f"checkpoint {found} cannot be read"):
+    checkpoint.restore_params(found, checkpoint.abstract(params()))
+  with (
+    checkpoint.open_manager(tmp_path, "one", 2) as manager,
+    pytest.raises(UserError, match="2 cannot be read .* delete it to go on"),
+  ):
+    checkpoint.begin(manager, optax.adam(1e-3), params(), with_reference=False)
+
+
 def test_best_needs_an_evaluation(tmp_path):
   save_steps(tmp_path, "one", [1])
   with pytest.raises(UserError, match="was evaluated"):
@@ -146,6 +168,12 @@ def changed(path: str, value) -> dict:
   return values
 
 
+def stored(workdir, stage="one", step=1, values=CONFIG) -> None:
+  """What a checkpoint says about the experiment that saved it."""
+  path = workdir / stage / "checkpoints" / str(step) / "meta" / "metadata"
+  log.write_json(path, {"cursor": 0, "config": values})
+
+
 @pytest.mark.parametrize(
   ("path", "value"),
   [
@@ -157,17 +185,32 @@ def changed(path: str, value) -> dict:
   ],
 )
 def test_a_workdir_of_another_experiment_is_refused(tmp_path, path, value):
-  log.write_json(tmp_path / "config.json", CONFIG)
+  """Its config.json is not asked: it may be gone."""
+  stored(tmp_path)
   with pytest.raises(UserError, match=f"its {path} is"):
     checkpoint.check_same_run(tmp_path, changed(path, value))
 
 
 @pytest.mark.parametrize(
-  ("path", "value"), [("mesh.data", 2), ("stages.one.save_every", 3)]
+  ("path", "value"),
+  [("mesh.data", 2), ("stages.one.save_every", 3), ("stages.one.sft.micro", 4)],
 )
 def test_what_changes_no_number_may_differ(tmp_path, path, value):
-  log.write_json(tmp_path / "config.json", CONFIG)
+  stored(tmp_path)
   checkpoint.check_same_run(tmp_path, changed(path, value))
+
+
+def test_the_order_of_the_stages_is_part_of_the_experiment(tmp_path):
+  stored(tmp_path)
+  stages = dict(reversed(CONFIG["stages"].items()))
+  with pytest.raises(UserError, match="its stages is one, two, not two, one"):
+    checkpoint.check_same_run(tmp_path, CONFIG | {"stages": stages})
+
+
+def test_a_start_that_saved_nothing_leaves_the_workdir_free(tmp_path):
+  log.write_json(tmp_path / "config.json", CONFIG)
+  stored(tmp_path, step="1.orbax-checkpoint-tmp")  # half written
+  checkpoint.check_same_run(tmp_path, changed("seed", 1))
 
 
 def test_an_empty_workdir_holds_no_experiment(tmp_path):

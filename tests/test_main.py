@@ -1,6 +1,7 @@
 """The command line: what it refuses, in one sentence, and what it prints."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -42,6 +43,7 @@ def tree(folder):
 
 
 RUN = "--config=tiny_run.py"
+LONG = "a" * 300
 # (arguments, what the sentence must say)
 MISTAKES = [
   (["--mode=plan", RUN], "--mode=plan is not part of this version"),
@@ -52,7 +54,7 @@ MISTAKES = [
   (["--mode=nonsense", RUN], "--mode=nonsense does not exist"),
   ([], "--mode=train needs --config=FILE.py"),
   (["--mode=eval"], "--mode=eval needs --config=FILE.py"),
-  (["--config=nowhere.py"], "there is no file nowhere.py"),
+  (["--config=nowhere.py"], "nowhere.py does not exist"),
   ([RUN, "--nonsense=1"], "Unknown command line flag 'nonsense'"),
   ([RUN, "stray"], "What is 'stray'?"),
   ([RUN, "--question=hi"], "--question is for --mode=answer"),
@@ -101,19 +103,50 @@ MISTAKES = [
   ),
   ([RUN, "--workdir=taken"], "taken holds another experiment: its seed is"),
   ([RUN, "--workdir=records.jsonl"], "records.jsonl is a file"),
+  ([RUN, "--workdir=records.jsonl/run"], "records.jsonl is a file"),
+  (
+    [RUN, "--mode=eval", "--workdir=records.jsonl", "--checkpoint=start"],
+    "records.jsonl is a file",
+  ),
+  ([RUN, f"--workdir={LONG}"], f"{LONG}: File name too long"),
+  ([RUN, f"--config.data.train.path={LONG}"], f"{LONG}: File name too long"),
+  (["--mode=score", f"--outputs={LONG}"], f"{LONG}: File name too long"),
   ([RUN, "--mode=eval", "--workdir=empty"], "No checkpoint at empty"),
   ([RUN, "--mode=eval", "--checkpoint=gone"], "No checkpoint at gone"),
   ([RUN, "--mode=answer"], "needs --question=TEXT and --passages=FILE"),
   (
     [RUN, "--mode=answer", "--question=x", "--passages=gone"],
-    "--passages=gone: there is no such file",
+    "--passages=gone does not exist",
   ),
   (["--mode=score"], "needs --outputs=FILE"),
   (["--mode=score", "--outputs=gone.jsonl"], "gone.jsonl"),
+  (["--mode=score", "--outputs=bare"], "bare is a directory"),
+  (["--config=bare"], "bare is a directory"),
+  ([RUN, "--config.data.train.path=bare"], "bare is a directory"),
+  (
+    [RUN, "--mode=answer", "--question=x", "--passages=bare"],
+    "--passages=bare is a directory",
+  ),
   (["--mode=score", "--outputs=records.jsonl"], "line 1 has no 'output'"),
   (
     ["--mode=score", "--outputs=records.jsonl", "--verifier=t5"],
-    "kind='t5' must be one of lexical",
+    "flag --verifier=t5: value should be one of <lexical|oracle>",
+  ),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--task=foo"],
+    "flag --task=foo: value should be one of",
+  ),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--threshold=nan"],
+    "threshold=nan must be greater than 0",
+  ),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--threshold=1.5"],
+    "threshold=1.5 must be from 0 to 1",
+  ),
+  (
+    ["--mode=score", "--outputs=scored.jsonl", "--against=gone.jsonl"],
+    "gone.jsonl does not exist",
   ),
   (["--config=syntax.py"], "syntax.py cannot be loaded: line 1, SyntaxError"),
   (["--config=raises.py"], "raises.py cannot be loaded: line 3, TypeError"),
@@ -122,7 +155,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-  ("argv", "message"), MISTAKES, ids=[" ".join(a) or "-" for a, _ in MISTAKES]
+  ("argv", "message"),
+  MISTAKES,
+  ids=[" ".join(a)[:80] or "-" for a, _ in MISTAKES],
 )
 def test_a_mistake_ends_with_code_2_and_one_sentence(
   folder, capsys, argv, message
@@ -140,13 +175,27 @@ def test_a_mistake_ends_with_code_2_and_one_sentence(
   )
   taken = tiny.experiment("records.jsonl", [tiny.stage("first")])
   values = config.to_dict(taken) | {"seed": 5}
-  log.write_json(folder / "taken" / "config.json", values)
+  saved = folder / "taken" / "first" / "checkpoints" / "1"
+  log.write_json(saved / "meta" / "metadata", {"config": values})
+  (folder / "bare").mkdir()
+  scored = json.dumps(json.loads(lines[0]) | {"output": "Salt [1]."})
+  (folder / "scored.jsonl").write_text(scored)
   before = tree(folder)
   code, out, err = call(capsys, *argv)
   assert code == 2
   assert out == ""
   assert err.count("\n") == 1 and message in err, err
   assert tree(folder) == before
+
+
+def test_a_workdir_that_may_not_be_written_is_refused_first(
+  folder, capsys, monkeypatch
+):
+  monkeypatch.setattr(os, "access", lambda *_, **__: False)
+  for mode in ("train", "eval"):
+    code, out, err = call(capsys, RUN, f"--mode={mode}")
+    assert (code, out) == (2, "")
+    assert "may not be written: use another --workdir" in err
 
 
 def test_help_needs_no_config(capsys):
@@ -204,6 +253,22 @@ def test_prompt_mode_prints_the_exact_prompt(folder, capsys):
   assert got[0]["prompt"] in err
 
 
+def test_names_are_shown_as_they_are_written(folder, capsys):
+  """Square brackets and colons are not a markup."""
+  row = json.loads((folder / "records.jsonl").read_text().splitlines()[0])
+  path = folder / "d[" / "c]:no:.jsonl"
+  log.write_jsonl(path, [row | {"id": "a[/b]", "output": "Salt [1]."}])
+  name = str(path.relative_to(folder))
+  code, _, err = call(
+    capsys, "--mode=prompt", RUN, f"--config.data.train.path={name}"
+  )
+  assert code == 0 and "a[/b]: " in err
+  code, _, err = call(
+    capsys, "--mode=score", f"--outputs={name}", "--bootstrap=0"
+  )
+  assert code == 0 and name in err
+
+
 def test_score_mode_scores_and_compares(folder, capsys):
   rows = [
     json.loads(line)
@@ -217,13 +282,8 @@ def test_score_mode_scores_and_compares(folder, capsys):
   never = [row | {"output": flag} for row in rows]
   log.write_jsonl(folder / "right.jsonl", right)
   log.write_jsonl(folder / "never.jsonl", never)
-  code, out, err = call(
-    capsys,
-    "--mode=score",
-    "--outputs=right.jsonl",
-    "--against=never.jsonl",
-    "--bootstrap=20",
-  )
+  both = ("--mode=score", "--outputs=right.jsonl", "--against=never.jsonl")
+  code, out, err = call(capsys, *both, "--bootstrap=20")
   got = json.loads(out)
   assert code == 0
   assert got["f1_gr"] == 100 and got["f1_ac"] == 100
@@ -231,6 +291,9 @@ def test_score_mode_scores_and_compares(folder, capsys):
   mean, low, high = got["difference"]["f1_ac"]
   assert mean == 100 and low <= mean <= high
   assert "difference" in err
+  code, out, err = call(capsys, *both, "--bootstrap=0")
+  assert json.loads(out)["difference"]["f1_ac"] == [100, None, None]
+  assert "95%" in err and "nan" not in err
 
 
 def test_train_eval_and_answer_from_the_command_line(folder, capsys):
@@ -254,11 +317,10 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
   assert json.loads(out) == {
     "dev": log.read_json(folder / "run" / "eval" / "dev.json")
   }
-  assert "TRUST" in err
-  log.write_jsonl(
-    folder / "passages.jsonl", [{"title": "Ada", "text": "Ada sells salt."}]
-  )
-  code, out, _ = call(
+  assert "TRUST" in err and "dev by lexical(0.6)" in err
+  passage = {"title": "Ada", "text": "Ada sells salt."}
+  log.write_jsonl(folder / "passages.jsonl", [passage, passage])
+  code, out, err = call(
     capsys,
     RUN,
     "--workdir=run",
@@ -266,8 +328,10 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
     "--checkpoint=best",
     "--question=What sells Ada?",
     "--passages=passages.jsonl",
+    "--config.data.passages=1",
   )
   got = json.loads(out)
   assert code == 0
-  assert got["passages"] == [{"title": "Ada", "text": "Ada sells salt."}]
+  assert got["passages"] == [passage]
+  assert "Only the first 1 of 2 passages were read" in err
   assert {"answer", "refused", "citations", "finished"} <= set(got)

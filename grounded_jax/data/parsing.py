@@ -13,11 +13,12 @@ from typing import Any
 
 from grounded_jax.data import support
 from grounded_jax.records import (
-  TASK_OF_DATASET,
-  TASKS,
   Doc,
   Example,
   UserError,
+  absence,
+  find_task,
+  parse_json,
 )
 
 
@@ -33,11 +34,11 @@ def rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (where, record) for every record of a file.
 
   Raises:
-    UserError: the file is missing, not UTF-8 or not JSON.
+    UserError: the file is missing, not text or not JSON.
   """
   if not path.is_file():
     raise UserError(
-      f"The record file {path} does not exist: give JSON lines of questions,"
+      f"The record file {path} {absence(path)}: give JSON lines of questions,"
       " answers and docs with data.train.path (or an evaluation's source.path)."
     )
   try:
@@ -55,29 +56,24 @@ def rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         f"{where}: a record must be an object with question, answers and docs,"
         f" not {_kind(record)}."
       )
+    try:
+      json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+      raise UserError(
+        f"{where} holds half of a surrogate pair (such as \\ud800), which is no"
+        " character: leave it out."
+      ) from None
     yield where, record
 
 
 def _lines(path: pathlib.Path, content: str) -> Iterator[tuple[str, Any]]:
   for number, line in enumerate(content.split("\n"), start=1):
     if line.strip():
-      where = f"{path} line {number}"
-      try:
-        yield where, json.loads(line)
-      except json.JSONDecodeError as error:
-        raise UserError(
-          f"{where} is not JSON: {error.msg} at column {error.colno}."
-        ) from None
+      yield f"{path} line {number}", parse_json(line, path, number)
 
 
 def _whole(path: pathlib.Path, content: str) -> Iterator[tuple[str, Any]]:
-  try:
-    value = json.loads(content)
-  except json.JSONDecodeError as error:
-    raise UserError(
-      f"{path} line {error.lineno} is not JSON: {error.msg} at column"
-      f" {error.colno}."
-    ) from None
+  value = parse_json(content, path)
   if type(value) is dict and "data" in value and "question" not in value:
     value = value["data"]
   if type(value) is dict:
@@ -149,7 +145,7 @@ def parse(
   docs = _docs(where, _field(where, record, "docs", list), len(answers))
   docs = docs[:passages] if passages else docs
   dataset = _optional(where, record, "dataset")
-  task = _task(where, task or _optional(where, record, "task"), dataset)
+  task = find_task(where, task or _optional(where, record, "task"), dataset)
   computed = bool(answers) and not all(doc.answers_found for doc in docs)
   if computed:
     docs = support.found(
@@ -220,14 +216,3 @@ def _docs(where: str, docs: list[Any], golds: int) -> tuple[Doc, ...]:
       )
     )
   return tuple(out)
-
-
-def _task(where: str, task: str, dataset: str) -> str:
-  task = task or TASK_OF_DATASET.get(dataset.lower(), "")
-  if task not in TASKS:
-    raise UserError(
-      f"{where}: the task is {task or 'not stated'!r}; give the record a 'task'"
-      f" ({', '.join(TASKS)}), a 'dataset' ({', '.join(TASK_OF_DATASET)}), or"
-      " set the source's task."
-    )
-  return task

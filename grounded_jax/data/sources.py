@@ -173,14 +173,20 @@ def _rank(seed: int, name: str) -> str:
 
 
 def _distinct(examples: Sequence[Example]) -> list[Example]:
-  """The examples with ids made distinct: the second "a" becomes "a#2"."""
+  """The examples with ids made distinct: the second "a" becomes "a#2".
+
+  Where an example has that id itself, it becomes "a#3", and so on.
+  """
+  taken = {example.id for example in examples}
   seen = collections.Counter()
   out = []
   for example in examples:
     seen[example.id] += 1
-    count = seen[example.id]
-    if count > 1:
-      example = dataclasses.replace(example, id=f"{example.id}#{count}")
+    if seen[example.id] > 1:
+      while (name := f"{example.id}#{seen[example.id]}") in taken:
+        seen[example.id] += 1
+      taken.add(name)
+      example = dataclasses.replace(example, id=name)
     out.append(example)
   return out
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grounded_jax import config, rewards
-from grounded_jax.records import TASK_OF_DATASET, TASKS, Doc, Example, UserError
+from grounded_jax.records import Doc, Example, UserError, check_doc, find_task
 from grounded_jax.verifiers import Verifier
 
 RewardFunction = Callable[..., list[float]]
@@ -111,9 +111,15 @@ def _written(completion: str | Sequence[Mapping[str, str]]) -> str:
 
 def _example(columns: Mapping[str, Any], i: int) -> Example:
   """The example of row `i` of the data set's columns."""
+  where = f"Row {i} of the batch"
   for name in ("question", "docs", "answers"):
     if name not in columns:
       raise UserError(f"The data set has no column {name!r}.")
+    if columns[name][i] is None:
+      raise UserError(f"{where} has no {name!r}.")
+  answers = columns["answers"][i]
+  for number, doc in enumerate(columns["docs"][i], start=1):
+    check_doc(f"{where}, doc {number}", doc, len(answers))
   docs = tuple(
     Doc(
       title=doc["title"],
@@ -124,21 +130,15 @@ def _example(columns: Mapping[str, Any], i: int) -> Example:
   )
   task = columns["task"][i] if "task" in columns else ""
   dataset = columns["dataset"][i] if "dataset" in columns else ""
-  task = task or TASK_OF_DATASET.get(dataset, "")
-  if task not in TASKS:
-    raise UserError(
-      f"The data set needs a column task ({', '.join(TASKS)}) or dataset"
-      f" ({', '.join(TASK_OF_DATASET)}); row {i} has task {task!r}."
-    )
   answerable = any(any(doc.answers_found) for doc in docs)
   if "answerable" in columns and columns["answerable"][i] is not None:
     answerable = bool(columns["answerable"][i])
   return Example(
     id=str(columns["id"][i]) if "id" in columns else "",
-    task=task,
+    task=find_task(where, task, dataset),
     question=columns["question"][i],
     docs=docs,
-    answers=tuple(tuple(aliases) for aliases in columns["answers"][i]),
+    answers=tuple(tuple(aliases) for aliases in answers),
     answerable=answerable,
-    dataset=dataset,
+    dataset=dataset or "",
   )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from grounded_jax import text
-from grounded_jax.records import TASKS, UserError
+from grounded_jax.records import TASKS, UserError, check_doc
 from grounded_jax.trust_score import citations, correctness
 from grounded_jax.trust_score.bootstrap import difference, intervals
 from grounded_jax.trust_score.extras import extras
@@ -97,7 +97,7 @@ def per_record(
     splitter: as for `evaluate`.
     **options: as for `evaluate`.
   """
-  named = ({**record, "task": task or record["task"]} for record in records)
+  named = ({**record, "task": task or record.get("task")} for record in records)
   return list(iterate(named, verifier=verifier, splitter=splitter, **options))
 
 
@@ -147,6 +147,9 @@ def iterate(
 
 def _check(number: int, record: Mapping[str, Any]) -> None:
   """Refuses what the formulas have no meaning for."""
+  for name in ("task", "question", "answers", "docs", "output"):
+    if record.get(name) is None:
+      raise UserError(f"Record {number} has no {name!r}.")
   if record["task"] not in TASKS:
     raise UserError(
       f"Record {number}: task {record['task']!r} must be one of"
@@ -155,12 +158,8 @@ def _check(number: int, record: Mapping[str, Any]) -> None:
   if not record["docs"]:
     raise UserError(f"Record {number} has no docs: it cannot be scored.")
   golds = len(record["answers"])
-  for doc in record["docs"]:
-    if len(doc["answers_found"]) != golds:
-      raise UserError(
-        f"Record {number}: a doc has {len(doc['answers_found'])} answers_found"
-        f" for {golds} answers."
-      )
+  for place, doc in enumerate(record["docs"], start=1):
+    check_doc(f"Record {number}, doc {place}", doc, golds)
 
 
 def _refusals(

@@ -21,6 +21,7 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
   """(low, high) of every metric: the middle 95% of `n` resamples.
 
+  Without resamples both are NaN.
   With rows of several tasks the metric is the macro mean over the tasks.
   """
   return _middle(next(_resampled([summary.columns(rows)], n, seed)))
@@ -34,6 +35,8 @@ def difference(
   seed: int = 0,
 ) -> dict[str, tuple[float, float, float]]:
   """(difference, low, high) of every metric of `rows` minus `against`.
+
+  Without resamples low and high are NaN.
 
   Raises:
     UserError: the two are not outputs for the same questions in one order.
@@ -96,7 +99,8 @@ def _macro(
 def _middle(
   samples: dict[str, Float[np.ndarray, " R"]],
 ) -> dict[str, tuple[float, float]]:
+  ends = lambda values: np.percentile(values, (2.5, 97.5))
   return {
-    name: tuple(float(x) for x in np.percentile(values, (2.5, 97.5)))
+    name: tuple(map(float, ends(values) if values.size else (np.nan, np.nan)))
     for name, values in samples.items()
   }

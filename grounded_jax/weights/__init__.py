@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from grounded_jax import config, files
-from grounded_jax.records import UserError
+from grounded_jax.records import UserError, reading
 from grounded_jax.weights import gguf_file, hf_directory, table
 from grounded_jax.weights.checkpoint import Checkpoint
 from grounded_jax.weights.hf_directory import save
@@ -30,7 +30,8 @@ def read(model: config.Model) -> Checkpoint:
   if not model.path:
     raise UserError("model.path is empty: there are no weights to read.")
   found = files.find(model.path)
-  return _READERS[found.kind](found.path)
+  with reading(f"The model {found.path}", "fetch its files again"):
+    return _READERS[found.kind](found.path)
 
 
 def decoder(model: config.Model) -> config.Decoder:

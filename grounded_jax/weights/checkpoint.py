@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -20,6 +21,14 @@ class Checkpoint:
   decoder: config.Decoder
   # The tensor of a Hugging Face name, as [outputs, inputs].
   tensor: Callable[[str], Float[ndarray, "..."]]
+
+
+def make_decoder(path: pathlib.Path, **sizes: Any) -> config.Decoder:
+  """The decoder that a file describes; what cannot be names the file."""
+  try:
+    return config.Decoder(**sizes)
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from None
 
 
 def check(

@@ -124,7 +124,8 @@ def _decoder(
       " rotary embeddings are not supported."
     )
   grouped = has("attention.head_count_kv")
-  return config.Decoder(
+  return checkpoint.make_decoder(
+    path,
     layers=int(get("block_count")),
     embed=embed,
     mlp=int(get("feed_forward_length")),

@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from grounded_jax import config
-from grounded_jax.records import UserError
+from grounded_jax.records import UserError, reading
 from grounded_jax.weights import checkpoint, table
 
 _ARCHITECTURES = {
@@ -39,7 +39,9 @@ def read(path: pathlib.Path) -> checkpoint.Checkpoint:
     UserError: files are missing or broken, or a model that the decoder cannot
       be; the sentence names the file or the field.
   """
-  decoder = _decoder(path / "config.json")
+  settings = path / "config.json"
+  with reading(str(settings), "fetch it again"):
+    decoder = _decoder(settings)
   where = _shards(path)
   files, shapes = {}, {}
   for name, file in where.items():
@@ -164,7 +166,8 @@ def _decoder(path: pathlib.Path) -> config.Decoder:
     raise UserError(f"{path}: layer type {min(kinds)!r} is not supported.")
   try:
     heads, embed = settings["num_attention_heads"], settings["hidden_size"]
-    return config.Decoder(
+    return checkpoint.make_decoder(
+      path,
       layers=settings["num_hidden_layers"],
       embed=embed,
       mlp=settings["intermediate_size"],
