@@ -49,7 +49,7 @@ def trust_evals(
         task={"asqa": "short", "qampari": "list"}.get(name, "claims"),
         limit=limit,
       ),
-      headline=headline or config.Verifier(),
+      headline=headline or config.Verifier(threshold=0.75),
       max_new_tokens=2048,  # thinking included
     )
     for name in _TRUST_SETS

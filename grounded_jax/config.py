@@ -265,15 +265,11 @@ class GRPO:
     mismatches = ("ignore", "truncate", "sequence_mask")
     _choice("mismatch", self.mismatch, mismatches)
     _check_sizes("grpo", self)
+    _within(self, "group", low=2)  # one alone has no advantage
     # At temperature 0 the completions of a group would all be one.
     _positive(self, "iterations", "temperature", "cispo_cap", "mismatch_cap")
     _within(self, "beta", "clip_high", "dual_clip", "delta", "refill_rounds")
     _within(self, "clip_low", high=1)
-    if self.baseline == "leave_one_out" and self.group < 2:
-      raise UserError(
-        "baseline=leave_one_out needs a group of at least 2"
-        f" (group={self.group})."
-      )
     if self.combine == "gdpo" and self.scale != "none":
       raise UserError("combine=gdpo already normalises: set scale=none.")
     if self.zero_advantage == "refill" and self.beta:
@@ -340,7 +336,8 @@ class Eval:
 
   name: str
   source: Source
-  headline: Verifier = Verifier()  # never the one used as reward
+  # Never the one used as reward: the default is stricter than its default.
+  headline: Verifier = Verifier(threshold=0.75)
   batch: int = 50  # prompts decoded at once
   max_new_tokens: int = 300
   temperature: float = 0.0
@@ -410,6 +407,13 @@ class Experiment:
         _folder(kind, name)
       if len(set(names)) < len(names):
         raise UserError(f"two of the {kind}s have one name: {names}.")
+    judges = [e.headline for e in self.evals]
+    for stage in self.stages:
+      if stage.objective == "grpo" and stage.rewards.verifier in judges:
+        raise UserError(
+          f"the stage {stage.name} is rewarded by the judge of an evaluation:"
+          " give its headline another kind or threshold."
+        )
 
 
 def _section_type(hint: Any) -> type | None:

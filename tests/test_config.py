@@ -48,6 +48,13 @@ def test_fields_and_defaults_are_the_frozen_list():
   assert frozen() == FROZEN.read_text("utf-8")
 
 
+def test_a_reward_does_not_judge_itself():
+  judge = config.Stage(name="any").rewards.verifier
+  dev = config.Eval(name="dev", source=config.Source(path="x"), headline=judge)
+  with pytest.raises(UserError, match="first is rewarded by the judge"):
+    dataclasses.replace(experiment(), evals=(dev,))
+
+
 def test_dictionary_form_round_trips():
   made = config.from_dict(config.Experiment, config.to_dict(experiment()))
   assert made == experiment()

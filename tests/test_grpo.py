@@ -44,7 +44,7 @@ def test_leave_one_out_compares_with_the_others():
   rewards = np.array([[0.0, 1.0, 5.0]])
   got = grpo.advantages(plain(baseline="leave_one_out"), rewards)
   np.testing.assert_allclose(got, [[0 - 3, 1 - 2.5, 5 - 0.5]])
-  with pytest.raises(UserError, match="group=1"):
+  with pytest.raises(UserError, match="group=1 must be 2 or more"):
     plain(baseline="leave_one_out", group=1)
 
 
