@@ -55,7 +55,12 @@ def _smoke_stage(stage: config.Stage) -> config.Stage:
     limit=0,
     rewards=dataclasses.replace(stage.rewards, overlong=overlong),
     grpo=dataclasses.replace(
-      stage.grpo, prompts=4, group=4, micro=2, max_new_tokens=16
+      stage.grpo,
+      prompts=4,
+      group=4,
+      micro=2,
+      max_new_tokens=16,
+      truncated="keep",  # random weights seldom end a completion
     ),
     save_every=1,
     log_rollouts=1,

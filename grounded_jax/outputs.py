@@ -62,7 +62,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
   with path.open(encoding="utf-8-sig") as file:
     for number, line in enumerate(file, start=1):
       if line.strip():
-        yield f"{path} line {number}", parse_json(line, path, number)
+        yield f"{path} line {number}", parse_json(line.rstrip(), path, number)
 
 
 def _whole(path: pathlib.Path) -> Iterator[tuple[str, Any]]:

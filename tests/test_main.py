@@ -317,7 +317,7 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
   assert json.loads(out) == {
     "dev": log.read_json(folder / "run" / "eval" / "dev.json")
   }
-  assert "TRUST" in err and "dev by lexical(0.6)" in err
+  assert "TRUST" in err and "dev by lexical(0.75)" in err
   passage = {"title": "Ada", "text": "Ada sells salt."}
   log.write_jsonl(folder / "passages.jsonl", [passage, passage])
   code, out, err = call(

@@ -145,7 +145,7 @@ def test_a_verifier_must_agree_with_the_match_and_alone_judges_claims(tmp_path):
   assert [doc.answers_found for doc in example.docs] == [(1,), (0,)]
   assert asked == ["What is 0? fact 0"] * 2
   ((example,), _) = sources.load(source, 5, verifier, confirm=False)
-  assert [doc.answers_found for doc in example.docs] == [(0,), (0,)]
+  assert [doc.answers_found for doc in example.docs] == [(1,), (1,)]
   assert len(asked) == 2
   source = config.Source(path=path, task="claims")
   ((example,), _) = sources.load(source, 5, verifier, confirm=False)
