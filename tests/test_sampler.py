@@ -209,7 +209,6 @@ def test_sampler_and_learner_multiply_by_the_same_norm_scales():
     model=model,
   )[0]
   gap = np.abs(np.array(rollout.logp - want))[np.array(rollout.sampled)]
-  print(gap.mean())
   assert gap.mean() < 2e-3
 
 
