@@ -148,9 +148,7 @@ def _figure(
   from matplotlib.backends import backend_svg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(6.4, 3.2))
-  right = 0.74 if len(names) > 1 else 0.98  # the legend stands beside
-  figure.subplots_adjust(left=0.09, right=right, top=0.9, bottom=0.14)
+  figure = Figure(figsize=(6.4, 3.2), layout="constrained")
   axes = figure.subplots()
   colors = [f"C{i % 10}" for i in range(len(names))]
   for name, color in zip(names, colors, strict=True):
@@ -167,8 +165,7 @@ def _figure(
   axes.set_xlabel("step")
   axes.spines[["top", "right"]].set_visible(False)
   if len(names) > 1:
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-    axes.legend(fontsize="small", frameon=False, **beside)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
   out = io.StringIO()
   backend_svg.FigureCanvasSVG(figure).print_svg(out)
   svg = out.getvalue()
