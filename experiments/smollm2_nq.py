@@ -11,8 +11,8 @@ with the modern preset, on records of five passages, half of them answerable;
 100 development questions are answered before, between and after.  Weights,
 tokenizer and chat template are the model's own, arithmetic is float32.
 
-Cost: not measured in full.  By arithmetic a GRPO step and a supervised step are
-about 4 TFLOP each, an evaluation 35.  Result: not measured yet.
+Cost on two CPU cores: 36 s a supervised step, 46 s a GRPO step (14 sampling, 32
+the update).  Result: not measured yet.
 """
 
 import dataclasses
