@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from grounded_jax import config, files
+from grounded_jax import config, files, gguf_vocab
 from grounded_jax.records import UserError, reading
 
 Messages = Sequence[dict[str, str]]
@@ -170,10 +170,8 @@ def check(tokenizer: Tokenizer, decoder: config.Decoder) -> None:
 def _from_gguf(path: pathlib.Path) -> HuggingFace:
   from transformers import PreTrainedTokenizerFast  # a second, only when used
 
-  inner = PreTrainedTokenizerFast.from_pretrained(
-    path.parent, gguf_file=path.name
-  )
-  return HuggingFace(inner)
+  inner, named = gguf_vocab.read(path)
+  return HuggingFace(PreTrainedTokenizerFast(tokenizer_object=inner, **named))
 
 
 def _from_directory(path: pathlib.Path) -> HuggingFace:

@@ -12,7 +12,7 @@ LAYERS = (
   ("records",),
   ("config", "text"),
   # Layer 1 of the design: without jax, then with it.
-  ("files", "log", "outputs", "prompts"),
+  ("files", "gguf_vocab", "log", "outputs", "prompts"),
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
@@ -41,6 +41,7 @@ NO_JAX = (
   "config",
   "data",
   "files",
+  "gguf_vocab",
   "log",
   "main",
   "outputs",
