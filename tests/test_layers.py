@@ -12,7 +12,7 @@ LAYERS = (
   ("records",),
   ("config", "text"),
   # Layer 1 of the design: without jax, then with it.
-  ("files", "log", "outputs", "prompts"),
+  ("files", "log", "outputs", "overlap", "prompts"),
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
@@ -44,6 +44,7 @@ NO_JAX = (
   "log",
   "main",
   "outputs",
+  "overlap",
   "prompts",
   "records",
   "report",
