@@ -17,6 +17,7 @@ from grounded_jax.records import UserError
 
 SPLITTERS = ("punkt", "rule")
 VERIFIERS = ("lexical", "oracle")
+RULES = ("lexical", "oracle")  # verifiers that are code, not a model
 
 
 def _choice(name: str, value: Any, allowed: tuple) -> None:
@@ -178,9 +179,18 @@ class Verifier:
   kind: str = "lexical"  # lexical, oracle (embedded world only)
   threshold: float = 0.6  # lexical: share of content words that must be found
   cache: int = 1_000_000  # remembered (premise, hypothesis) pairs
+  # A directory where a model's verdicts outlast the run; other runs and
+  # processes may use it too.  "" = none.
+  disk: str = ""
 
   def __post_init__(self):
     _choice("kind", self.kind, VERIFIERS)
+    if self.disk and self.kind in RULES:
+      raise UserError(
+        f"disk={self.disk!r} is for verifiers that are models: what"
+        f" {self.kind} says is soon found anew and changes with its code. Leave"
+        " disk empty."
+      )
     _positive(self, "threshold")
     _within(self, "threshold", high=1)
     _within(self, "cache")
@@ -226,6 +236,9 @@ class GRPO:
   micro: int = 0  # prompts per micro-batch; 0 = all at once
   iterations: int = 1  # updates per rollout (mu)
   max_new_tokens: int = 512
+  # Equal parts in which the prompts are sampled, the host scoring one while
+  # the device samples the next: for verifiers slower than a sampler's pass.
+  sample_chunks: int = 1  # 1 = all prompts at once
   temperature: float = 1.0  # of the sampler and the learner alike
   beta: float = 0.0  # KL weight; 0 = no reference model in memory
   kl: str = "k3"  # k3, or k3_weighted (importance-weighted, unbiased gradient)
@@ -266,6 +279,12 @@ class GRPO:
     _choice("mismatch", self.mismatch, mismatches)
     _check_sizes("grpo", self)
     _within(self, "group", low=2)  # one alone has no advantage
+    _within(self, "sample_chunks", low=1, high=self.prompts)
+    if self.prompts % self.sample_chunks:
+      raise UserError(
+        f"grpo.prompts={self.prompts} is not divisible by"
+        f" grpo.sample_chunks={self.sample_chunks}."
+      )
     # At temperature 0 the completions of a group would all be one.
     _positive(self, "iterations", "temperature", "cispo_cap", "mismatch_cap")
     _within(self, "beta", "clip_high", "dual_clip", "delta", "refill_rounds")
@@ -407,9 +426,12 @@ class Experiment:
         _folder(kind, name)
       if len(set(names)) < len(names):
         raise UserError(f"two of the {kind}s have one name: {names}.")
-    judges = [e.headline for e in self.evals]
+    # Where verdicts are kept makes no other judge.
+    bare = lambda judge: dataclasses.replace(judge, cache=0, disk="")
+    judges = [bare(e.headline) for e in self.evals]
     for stage in self.stages:
-      if stage.objective == "grpo" and stage.rewards.verifier in judges:
+      judge = bare(stage.rewards.verifier)
+      if stage.objective == "grpo" and judge in judges:
         raise UserError(
           f"the stage {stage.name} is rewarded by the judge of an evaluation:"
           " give its headline another kind or threshold."

@@ -43,6 +43,9 @@ def load(
   for stage in experiment.stages:
     section = stage.grpo if stage.objective == "grpo" else stage.sft
     mesh.check_rows(devices, f"{stage.objective}.prompts", section.prompts)
+    if stage.objective == "grpo" and section.sample_chunks > 1:
+      size = section.prompts // section.sample_chunks
+      mesh.check_rows(devices, "grpo.prompts/grpo.sample_chunks", size)
     if section.micro:
       mesh.check_rows(devices, f"{stage.objective}.micro", section.micro)
   return Inputs(

@@ -54,9 +54,16 @@ class Stopwatch:
     self._phases[phase] = self._phases.get(phase, 0.0) + spent
 
   def read(self) -> dict[str, float]:
-    """`seconds` since the start, and those of each phase."""
-    phases = {f"seconds_{name}": s for name, s in self._phases.items()}
-    return {"seconds": time.monotonic() - self._began, **phases}
+    """`seconds` since the start, and those of each phase.
+
+    Phases may run side by side.  Where one is waiting for scores, score_share
+    is its share of `seconds`: what scoring costs beyond what is hidden.
+    """
+    whole = time.monotonic() - self._began
+    read = {f"seconds_{name}": s for name, s in self._phases.items()}
+    if "score_wait" in self._phases:
+      read["score_share"] = self._phases["score_wait"] / whole
+    return {"seconds": whole, **read}
 
 
 class Journal:

@@ -92,7 +92,7 @@ def put(policy: Policy, tree: Any) -> Any:
   )
 
 
-def draw(
+def begin(
   policy: Policy,
   params: Any,
   prompts: types.PromptBatch,
@@ -106,8 +106,8 @@ def draw(
   temperature: float,
   top_p: float = 1.0,
 ) -> types.Rollout:
-  """G completions of each prompt, on the host."""
-  rollout = sampler.sample(
+  """G completions of each prompt, on the devices, which may still be at it."""
+  return sampler.sample(
     policy.graphdef,
     params,
     put(policy, prompts),
@@ -123,7 +123,13 @@ def draw(
     eos=policy.tokenizer.eos,
     model=policy.model,
   )
-  return jax.device_get(rollout)
+
+
+def draw(
+  policy: Policy, params: Any, prompts: types.PromptBatch, **options: Any
+) -> types.Rollout:
+  """What `begin` begins with these options, on the host."""
+  return jax.device_get(begin(policy, params, prompts, **options))
 
 
 def completions(

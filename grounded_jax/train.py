@@ -9,6 +9,7 @@ alone, so a run that was interrupted repeats what the unbroken one does.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from grounded_jax import (
   lessons,
   log,
   optim,
+  overlap,
   pipeline,
   report,
   rewards,
@@ -125,7 +127,8 @@ def grpo_stage(
   cfg = stage.grpo
   tx = optim.make(stage.optimizer, stage.steps * cfg.iterations)
   book.progress.note(f"{stage.name}  {inputs.describe(data)}")
-  score = score or scorer(stage)
+  judge = verifiers.make(stage.rewards.verifier)
+  score = score or scorer(stage, judge)
   with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
     at = checkpoint.begin(saves, tx, params, with_reference=cfg.beta > 0)
     state, cursor = at.state, at.cursor
@@ -143,18 +146,19 @@ def grpo_stage(
         state, learned = learn(book.policy, cfg, tx, state, batch, at)
       # 5. Log; save (state and cursor, both after this step); evaluate.
       values = groups.metrics(counts, drawn, stage.rewards) | learned
+      values |= judge.metrics()
       book.step(stage, step + 1, values, watch)
       book.rollouts(stage, step + 1, drawn)
       book.save(saves, stage, step + 1, state, cursor, at.reference)
   return state.params
 
 
-def scorer(stage: config.Stage) -> groups.Scorer:
+def scorer(stage: config.Stage, judge: verifiers.Verifier) -> groups.Scorer:
   """The stage's rewards as a function of examples and completions."""
   return functools.partial(
     rewards.score_batch,
     cfg=stage.rewards,
-    verifier=verifiers.make(stage.rewards.verifier),
+    verifier=judge,
     max_tokens=stage.grpo.max_new_tokens,
   )
 
@@ -170,29 +174,49 @@ def draw_groups(
   cursor: int,
   purpose: int,
 ) -> groups.Groups:
-  """The scored groups of the prompts from `cursor` on."""
+  """The scored groups of the prompts from `cursor` on.
+
+  In chunks: a thread scores one while the devices sample the next, which is
+  begun before the one before it is fetched.
+  """
   exp, stage = book.experiment, book.experiment.stages[index]
   cfg = stage.grpo
-  # 1. Prompts.  [P L]
-  prompts, examples = data.take(cursor, cfg.prompts)
-  # 2. Sample G completions of each.  [P G C]
-  with watch("sample"):
-    rollout = policy_lib.draw(
-      book.policy,
-      params,
-      prompts,
-      seed=exp.seed,
-      stage=index,
-      step=step,
-      purpose=purpose,
-      group=cfg.group,
-      max_new_tokens=cfg.max_new_tokens,
-      temperature=cfg.temperature,
-    )
-  # 3. Score on the host.  -> [P G]
-  with watch("score"):
-    completions = policy_lib.completions(book.policy, rollout, exp.data)
-    drawn = groups.scored(examples, prompts, rollout, completions, score)
+
+  def begun() -> Iterator[tuple]:
+    size = cfg.prompts // cfg.sample_chunks
+    for first in range(cursor, cursor + cfg.prompts, size):
+      # 1. Prompts.  [P L]
+      prompts, examples = data.take(first, size)
+      # 2. Sample G completions of each.  [P G C]
+      with watch("sample"):
+        rollout = policy_lib.begin(
+          book.policy,
+          params,
+          prompts,
+          seed=exp.seed,
+          stage=index,
+          step=step,
+          purpose=purpose,
+          group=cfg.group,
+          max_new_tokens=cfg.max_new_tokens,
+          temperature=cfg.temperature,
+        )
+      yield examples, prompts, rollout
+
+  def scored(examples, prompts, rollout) -> groups.Groups:
+    # 3. Score on the host.  -> [P G]
+    with watch("score"):
+      completions = policy_lib.completions(book.policy, rollout, exp.data)
+      return groups.scored(examples, prompts, rollout, completions, score)
+
+  scores = []
+  with overlap.thread() as beside:
+    for examples, prompts, rollout in overlap.one_ahead(begun()):
+      with watch("sample"):
+        rollout = jax.device_get(rollout)
+      scores.append(beside.submit(scored, examples, prompts, rollout))
+    with watch("score_wait"):
+      drawn = groups.concatenate([future.result() for future in scores])
   if stage.shuffle_rewards:
     return groups.shuffled(drawn, (exp.seed, index, step, purpose))
   return drawn

@@ -12,7 +12,7 @@ LAYERS = (
   ("records",),
   ("config", "text"),
   # Layer 1 of the design: without jax, then with it.
-  ("files", "gguf_vocab", "log", "outputs", "prompts"),
+  ("files", "gguf_vocab", "log", "outputs", "overlap", "prompts"),
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
@@ -45,6 +45,7 @@ NO_JAX = (
   "log",
   "main",
   "outputs",
+  "overlap",
   "prompts",
   "records",
   "report",

@@ -21,14 +21,26 @@ class Verifier(Protocol):
     ...
 
 
-def make(cfg: config.Verifier) -> Verifier:
+@runtime_checkable
+class Metered(Verifier, Protocol):
+  """A verifier that says how much it was asked."""
+
+  name: str
+
+  def metrics(self) -> dict[str, float]:
+    """What was asked since the last call of this, and how fast it was told."""
+    ...
+
+
+def make(cfg: config.Verifier) -> Metered:
   """The verifier that a config names, remembering what it has said."""
   # Here, so that the types above can be had without any verifier's code.
   from grounded_jax.data import world
-  from grounded_jax.verifiers import cache, lexical
+  from grounded_jax.verifiers import cache, disk, lexical
 
   made = {
     "lexical": lambda: lexical.Lexical(cfg.threshold),
     "oracle": world.Oracle,
   }[cfg.kind]()
-  return cache.Cached(made, cfg.cache)
+  kept = disk.Disk(cfg.disk) if cfg.disk else None
+  return cache.Cached(made, cfg.cache, kept)
