@@ -108,7 +108,7 @@ def test_algorithm_1(answer, answerable, paper, modern, gated):
     (f"{PARIS} [1][5].", 3.5, 2.5),  # either would do
     (f"{PARIS} [1][1].", 3.5, 3.5),  # one passage, twice
     (f"{PARIS} [3]. {PARIS} [1].", 3.5, 2.5),  # hedging: the first decides
-    (f"{PARIS} [1]. {PARIS} [3].", 3.5, 3.5),
+    (f"{PARIS} [1]. {PARIS} [3].", 3.5, 3.0),  # a further false statement
     (f"{PARIS}. {ROME}.", 2.5, 2.5),  # uncited
     (f"{REFUSAL} {PARIS} [1].", 2.0, 2.0),  # refusal, then answer
     (f"{PARIS} [1]. {REFUSAL}", 2.0, 2.0),  # answer, then refusal
@@ -116,7 +116,7 @@ def test_algorithm_1(answer, answerable, paper, modern, gated):
     (f"{PARIS} [1-3].", 2.5, 2.5),  # cites 1; "-3" stays in the hypothesis
     (f"{PARIS} [1, 2].", 2.5, 2.5),  # cites 1; ", 2" stays too
     (" ".join(f"{p[:-1]} [{i}]." for i, p in enumerate(PASSAGES, 1)),
-     5.5, 4.5),  # everything copied: the metric's job, and overlong's
+     5.5, 4.2),  # everything copied: three statements too many
   ],
 )  # fmt: skip
 def test_adversarial_answers(answer, paper, modern):
