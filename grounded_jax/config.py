@@ -208,6 +208,17 @@ class Rewards:
   # A correct citation: cited passages "entail" jointly, or also "minimal".
   citation: str = "minimal"
   max_citations: int = 3  # per statement; 0 = no limit
+  # What a stated gold answer loses by a wrong or missing citation, where a
+  # right one wins 0.5; 0 = the paper's ablation without penalty.
+  penalty: float = 0.5
+  # statements=first: the price of each distinct statement that is no gold's
+  # first mention, if its citation is right ("surplus") and if it is not
+  # ("unsupported"); together at most what the answer has earned; 0 = free.
+  surplus: float = 0.1
+  unsupported: float = 0.5
+  # Points when the verifier says that the think part entails the decision
+  # (the paper's process reward, an ablation); 0 = not asked.
+  process: float = 0.0
   # Answering the unanswerable: "format" points only as printed, "ternary" =
   # 1.0 below them, "gated" = nothing but the tag count, and no more for
   # refusing the answerable either (GRACE).  Stage 1 has none of them.
@@ -223,7 +234,8 @@ class Rewards:
     _choice("citation", self.citation, ("entail", "minimal"))
     _choice("unanswerable", self.unanswerable, ("format", "ternary", "gated"))
     _choice("splitter", self.splitter, SPLITTERS)
-    _within(self, "max_citations", "overlong")
+    _within(self, "max_citations", "overlong", "penalty", "process")
+    _within(self, "surplus", "unsupported")
     _within(self, "refusal_threshold", high=100)
 
 

@@ -1,74 +1,21 @@
 import dataclasses
 
 import pytest
+from reward_cases import (
+  PARIS,
+  REFUSAL,
+  ROME,
+  Words,
+  batch,
+  example,
+  laid_out,
+  reward,
+)
 
 from configs import rewards as presets
-from grounded_jax import config, rewards, text
-from grounded_jax.records import Doc, Example, UserError
+from grounded_jax import config, rewards
+from grounded_jax.records import UserError
 from grounded_jax.rewards import algorithm, correctness
-from grounded_jax.rewards import trl as rewards_trl
-
-REFUSAL = (
-  "I apologize, but I couldn't find an answer to your question in the search"
-  " results."
-)
-PASSAGES = (
-  "Paris is the capital of France.",
-  "Rome is the capital of Italy.",
-  "Nothing of use.",
-  "Nothing more.",
-  "Paris is the largest city and the capital of France.",
-)
-PARIS = "Paris is the capital of France"
-ROME = "Rome is the capital of Italy"
-
-
-class Words:
-  """Entails when every word of the hypothesis is in the premise."""
-
-  def __init__(self):
-    self.calls = []
-
-  def __call__(self, premises, hypotheses):
-    self.calls.append(list(zip(premises, hypotheses, strict=True)))
-    return [
-      set(text.normalize(h).split()) <= set(text.normalize(p).split())
-      for p, h in zip(premises, hypotheses, strict=True)
-    ]
-
-
-def example(task="short", answerable=True, question="Which cities?"):
-  golds = {
-    "short": (("Paris", "Lutetia"), ("Rome",), ("Oslo",)),
-    "list": (("Paris", "Lutetia"), ("Rome",), ("Oslo",)),
-    "claims": ((PARIS,), (ROME,), ("Oslo is cold",)),
-  }[task]
-  bits = ((1, 0, 0), (0, 1, 0), (0,) * 3, (0,) * 3, (1, 0, 0))
-  return Example(
-    id="0",
-    task=task,
-    question=question,
-    docs=tuple(
-      Doc(
-        title="T",
-        text=passage,
-        answers_found=found if answerable else (0, 0, 0),
-      )
-      for passage, found in zip(PASSAGES, bits, strict=True)
-    ),
-    answers=golds,
-    answerable=answerable,
-  )
-
-
-def reward(cfg, answer, *, layout=True, **kind):
-  written = f"<think>so</think><answer>{answer}</answer>" if layout else answer
-  completion = rewards.completion(written, tokens=10, tags=cfg.tags)
-  got = rewards.score(example(**kind), completion, cfg, Words(), max_tokens=512)
-  assert got.total == pytest.approx(sum(got.parts.values()))
-  assert tuple(got.parts) == rewards.PARTS
-  return got
-
 
 PAPER = presets.paper(refusal=True)
 MODERN = presets.modern(refusal=True)
@@ -101,30 +48,6 @@ def test_algorithm_1(answer, answerable, paper, modern, gated):
 
 
 @pytest.mark.parametrize(
-  ("answer", "paper", "modern"),
-  [
-    (f"{PARIS} [1]. " * 10, 2.5 + 10, 3.5),  # repetition
-    (f"{PARIS} [1][2][3][4][5].", 3.5, 2.5),  # citing all five
-    (f"{PARIS} [1][5].", 3.5, 2.5),  # either would do
-    (f"{PARIS} [1][1].", 3.5, 3.5),  # one passage, twice
-    (f"{PARIS} [3]. {PARIS} [1].", 3.5, 2.5),  # hedging: the first decides
-    (f"{PARIS} [1]. {PARIS} [3].", 3.5, 3.5),
-    (f"{PARIS}. {ROME}.", 2.5, 2.5),  # uncited
-    (f"{REFUSAL} {PARIS} [1].", 2.0, 2.0),  # refusal, then answer
-    (f"{PARIS} [1]. {REFUSAL}", 2.0, 2.0),  # answer, then refusal
-    (f"{PARIS} (1).", 2.5, 2.5),  # look-alike brackets
-    (f"{PARIS} [1-3].", 2.5, 2.5),  # cites 1; "-3" stays in the hypothesis
-    (f"{PARIS} [1, 2].", 2.5, 2.5),  # cites 1; ", 2" stays too
-    (" ".join(f"{p[:-1]} [{i}]." for i, p in enumerate(PASSAGES, 1)),
-     5.5, 4.5),  # everything copied: the metric's job, and overlong's
-  ],
-)  # fmt: skip
-def test_adversarial_answers(answer, paper, modern):
-  assert reward(PAPER, answer).total == pytest.approx(paper)
-  assert reward(MODERN, answer).total == pytest.approx(modern)
-
-
-@pytest.mark.parametrize(
   ("written", "want"),
   [
     (f"{PARIS} [1].", 0.0),
@@ -153,6 +76,8 @@ def test_stage_1_is_the_same_without_the_refusal_terms():
     assert reward(cfg, f"{REFUSAL} {PARIS} [1].").total == 2.0
     assert reward(cfg, REFUSAL, answerable=False).total == 2.0
     assert reward(cfg, f"{PARIS} [1].", answerable=False).total == 2.0
+  gated = dataclasses.replace(GATED, refusal=False)
+  assert reward(gated, REFUSAL).total == 2.0
 
 
 def test_the_refusal_pays_its_similarity_strictly_above_the_threshold():
@@ -216,6 +141,35 @@ def test_list_items_match_by_equality_and_are_checked_behind_the_question(
   assert verifier.calls == [[(premise, "Capital? Paris")]]
 
 
+def test_without_the_penalty_a_wrong_citation_costs_nothing():
+  cfg = dataclasses.replace(PAPER, penalty=0.0)
+  for answer in (f"{PARIS} [2].", f"{PARIS}.", f"{PARIS} [6]."):
+    got = reward(cfg, answer)
+    assert (got.parts["match"], got.parts["citation"]) == (0.5, 0.0)
+  assert reward(cfg, f"{PARIS} [1]. {ROME} [1].").total == 2.5 + 1.0 + 0.5
+  assert reward(cfg, f"{PARIS} [1].").total == 3.5
+
+
+@pytest.mark.parametrize(
+  ("answer", "surplus"),
+  [
+    (f"{PARIS} [1]. {ROME} [2].", 0.0),  # nothing beyond the golds
+    (f"{PARIS} [1]. Nothing of use [3].", -0.1),  # true, but not asked
+    (f"{PARIS} [1]. Nothing of use [4].", -0.5),
+    (f"{PARIS} [1]. Nothing of use.", -0.5),
+    (f"{PARIS} [1]. {PARIS} [1].", 0.0),  # the same statement
+    (f"{PARIS} [1]. {PARIS} [5].", -0.1),  # another, true as well
+    (f"{PARIS} [1]. No. None [3]. No.", -1.0),  # never more than was earned
+    (f"{PARIS} [2]. Nothing of use [3].", 0.0),  # nothing earned
+  ],
+)
+def test_the_surplus_is_what_statements_beyond_the_golds_cost(answer, surplus):
+  got = reward(MODERN, answer)
+  assert got.parts["surplus"] == pytest.approx(surplus)
+  free = dataclasses.replace(MODERN, surplus=0.0, unsupported=0.0)
+  assert got.total == pytest.approx(reward(free, answer).total + surplus)
+
+
 def test_list_f1_by_hand():
   cfg = dataclasses.replace(PAPER, statements="list_f1")
   kind = {"task": "list", "question": "Capital?"}
@@ -246,6 +200,43 @@ def test_a_claim_is_a_statement_that_entails_a_supported_gold(answer, want):
   assert reward(PAPER, answer, task="claims").total == pytest.approx(want)
 
 
+@pytest.mark.parametrize(
+  ("think", "answer", "answerable", "process"),
+  [
+    (f"It says: {PARIS}.", f"{PARIS} [1].", True, 0.3),
+    ("So France it is.", f"{PARIS} [1].", True, 0.0),
+    ("The documents do not answer this question.", REFUSAL, False, 0.3),
+    ("The documents do not answer this question.", REFUSAL, True, 0.3),
+    (f"It says: {PARIS}.", REFUSAL, True, 0.0),
+    (f"{PARIS} and it is warm.", "It is warm [1].", False, 0.3),
+  ],
+)
+def test_the_process_reward_asks_if_the_thought_entails_the_decision(
+  think, answer, answerable, process
+):
+  cfg = dataclasses.replace(PAPER, process=0.3)
+  kind = {"answerable": answerable, "layout": False}
+  got = reward(cfg, laid_out(answer, think), **kind)
+  assert got.parts["process"] == process
+  without = reward(PAPER, laid_out(answer, think), **kind)
+  assert got.total == pytest.approx(without.total + process)
+
+
+def test_the_process_reward_needs_the_layout_and_a_thought():
+  cfg = dataclasses.replace(PAPER, process=0.3)
+  verifier = Words()
+  for tags, written in (
+    (True, laid_out(PARIS, PARIS) + laid_out(PARIS, PARIS)),
+    (True, laid_out(PARIS, " ")),
+    (False, REFUSAL),
+  ):
+    cfg = dataclasses.replace(cfg, tags=tags)
+    completion = rewards.completion(written, tags=tags)
+    got = rewards.score(example(), completion, cfg, verifier)
+    assert got.parts["process"] == 0.0
+  assert not verifier.calls
+
+
 def test_the_overlong_penalty_counts_tokens_and_ends_at_the_limit():
   got = [algorithm.overlong(20, tokens, 100) for tokens in (79, 80, 90, 100)]
   assert got == [0, 0, -0.5, -1]
@@ -272,14 +263,6 @@ def test_a_prefilled_think_tag_is_added_back():
   assert got.total == 3.5
 
 
-def batch():
-  answers = [f"{PARIS} [1][5].", f"{ROME} [2].", REFUSAL, f"{PARIS} [1][5]."]
-  kinds = [example(), example("claims"), example(), example()]
-  return kinds, [
-    rewards.completion(f"<think>a</think><answer>{a}</answer>") for a in answers
-  ]
-
-
 def test_a_batch_asks_the_verifier_once_without_repeats():
   cfg = dataclasses.replace(MODERN, overlong=0)
   examples, completions = batch()
@@ -292,34 +275,15 @@ def test_a_batch_asks_the_verifier_once_without_repeats():
     rewards.score(e, c, cfg, Words()).total
     for e, c in zip(examples, completions, strict=True)
   ]
+  thinking = dataclasses.replace(cfg, process=1.0)
+  verifier = Words()
+  rewards.score_batch(examples, completions, thinking, verifier)
+  assert len(verifier.calls) == 1
+  # The two equal answers decide the same; the refusal decides too.
+  assert len(verifier.calls[0]) == len(set(verifier.calls[0])) == 6 + 3
   silent = Words()
   rewards.score_batch(examples[2:3], completions[2:3], cfg, silent)
   assert not silent.calls
-
-
-@pytest.mark.parametrize("statements", ["sum", "first", "mean", "list_f1"])
-@pytest.mark.parametrize("task", ["short", "list", "claims"])
-def test_any_text_has_a_score_that_ignores_trailing_space(statements, task):
-  cfg = dataclasses.replace(MODERN, statements=statements)
-  for body in (
-    "",
-    "\x00\x07[",
-    "[" + "9" * 5000 + "]",
-    "[1]" * 500,
-    ",,,.",
-    "A. " * 300,
-    "𝔓aris [１]. \u202e[2]",
-    PARIS + "! [1]?",
-  ):
-    for written in (body, f"<think>{body}</think><answer>{body}</answer>"):
-      scores = [
-        reward(cfg, written + end, layout=False, task=task, answerable=a)
-        for a in (True, False)
-        for end in ("", " \n")
-      ]
-      assert scores[0] == scores[1]
-      assert scores[2] == scores[3]
-      assert all(0 <= score.total <= 2.5 + 2 for score in scores)
 
 
 def test_modern_pays_at_most_one_point_for_each_supported_gold():
@@ -332,81 +296,3 @@ def test_the_presets_pin_every_field_of_the_reward():
   source = presets.__loader__.get_source(presets.__name__)
   for name in pinned:
     assert source.count(f"    {name}=") == 2, name
-
-
-@pytest.mark.parametrize("chat", [False, True])
-def test_trl_functions_sum_to_the_same_reward(chat):
-  examples, _ = batch()
-  answers = [f"{PARIS} [1].", f"{PARIS} [1][2].", REFUSAL, ""]
-  texts = [f"<think>a</think><answer>{a}</answer>" for a in answers]
-  completions = [
-    [{"role": "assistant", "content": written}] if chat else written
-    for written in texts
-  ]
-  ids = [[1] * n for n in (100, 500, 3, 512)]
-  columns = {
-    "question": [e.question for e in examples],
-    "docs": [[dataclasses.asdict(d) for d in e.docs] for e in examples],
-    "answers": [[list(a) for a in e.answers] for e in examples],
-    "task": [e.task for e in examples],
-  }
-  verifier = Words()
-  functions = rewards_trl.reward_functions(MODERN, verifier, max_tokens=512)
-  assert [f.__name__ for f in functions][0] == "reward_tag_count"
-  got = [
-    function(
-      prompts=[""] * 4,
-      completions=completions,
-      completion_ids=ids,
-      trainer_state=None,
-      **columns,
-    )
-    for function in functions
-  ]
-  assert len(verifier.calls) == 1
-  want = rewards.score_batch(
-    examples,
-    [
-      rewards.completion(t, tokens=len(i))
-      for t, i in zip(texts, ids, strict=True)
-    ],
-    MODERN,
-    Words(),
-    max_tokens=512,
-  )
-  totals = [sum(parts) for parts in zip(*got, strict=True)]
-  assert totals == pytest.approx([score.total for score in want])
-
-
-def test_trl_functions_name_a_missing_column():
-  function = rewards_trl.reward_functions(PAPER, Words())[0]
-  with pytest.raises(UserError, match="no column 'docs'"):
-    function(prompts=[""], completions=["x"], question=["q"])
-
-
-@pytest.mark.parametrize(
-  ("changes", "words"),
-  [
-    ({}, "Row 0 of the batch, doc 1 has no 'answers_found'"),
-    ({"answers_found": None}, "doc 1 has no 'answers_found'"),
-    ({"answers_found": [1, 0]}, "doc 1 has 2 answers_found for 1 answers"),
-    ({"answers_found": [1]}, "Row 0 of the batch: the task is 'not stated'"),
-  ],
-)
-def test_trl_functions_name_the_row_that_cannot_be_scored(changes, words):
-  function = rewards_trl.reward_functions(PAPER, Words())[0]
-  columns = {
-    "question": ["q"],
-    "answers": [[["a"]]],
-    "docs": [[{"title": "t", "text": "x"} | changes]],
-  }
-  with pytest.raises(UserError, match=words):
-    function(prompts=[""], completions=["x"], **columns)
-
-
-def test_trl_functions_know_a_dataset_however_it_is_written():
-  function = rewards_trl.reward_functions(PAPER, Words())[0]
-  docs = [[{"title": "t", "text": "x", "answers_found": [1]}]]
-  columns = {"question": ["q"], "answers": [[["a"]]], "docs": docs}
-  got = function(prompts=[""], completions=["x"], dataset=["ASQA"], **columns)
-  assert len(got) == 1

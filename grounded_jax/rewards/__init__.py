@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from grounded_jax import config, text
 from grounded_jax.records import Completion, Example, Score
-from grounded_jax.rewards import algorithm, correctness
+from grounded_jax.rewards import algorithm
 from grounded_jax.rewards.algorithm import PARTS
 from grounded_jax.verifiers import Verifier
 
@@ -72,18 +72,16 @@ def score_batch(
       twice; not called when there is none.
     max_tokens: the limit of sampled tokens; read by the overlong penalty.
   """
-  both = list(zip(examples, completions, strict=True))
-  pairs = dict.fromkeys(
-    pair
-    for example, c in both
-    if algorithm.answers(cfg, example, c)
-    for pair in correctness.pairs(cfg, example, c.answer)
-  )
+  readings = [
+    algorithm.read(cfg, example, c)
+    for example, c in zip(examples, completions, strict=True)
+  ]
+  pairs = dict.fromkeys(pair for reading in readings for pair in reading.pairs)
   if pairs:
     premises, hypotheses = zip(*pairs, strict=True)
     answers = verifier(list(premises), list(hypotheses))
     pairs = dict(zip(pairs, map(bool, answers), strict=True))
   return [
-    algorithm.total(cfg, example, c, pairs.__getitem__, max_tokens)
-    for example, c in both
+    algorithm.total(cfg, example, c, reading, pairs.__getitem__, max_tokens)
+    for example, c, reading in zip(examples, completions, readings, strict=True)
   ]

@@ -1,14 +1,19 @@
 """R_EM and R_cite: what the statements of an answer earn (paper, Eq. 3-4).
 
-A matched statement earns 0.5, and 0.5 more or less by its citation, where a
-missing citation is an incorrect one.  How statements add up is an option.
+    R_EM(s)   = 0.5 if s states a gold answer, else 0
+    R_cite(s) = +0.5 if s states one and its citation is correct
+                -penalty (0.5) if s states one and it is wrong or missing
+
+How statements add up is an option; with "first" the others have a price:
+
+    surplus   = -min(earned, sum over other distinct statements of
+                             0.1 if the citation is correct else 0.5)
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from grounded_jax import config, text
-from grounded_jax.records import Example
+from grounded_jax import config
 from grounded_jax.rewards import statements
 
 Entails = Callable[[statements.Pair], bool]
@@ -21,70 +26,70 @@ _TOP = 5  # a list that names five golds has full recall, as in the metric
 class Judged:
   """A statement with what the verifier said of it."""
 
-  said: str
+  said: str  # in normal form
+  cited: frozenset[int] = frozenset()
   golds: tuple[int, ...]  # the golds it states
   cited_right: bool
+  penalty: float = _HALF  # of a wrong citation
 
   @property
   def citation(self) -> float:
-    return _HALF if self.cited_right else -_HALF
+    return _HALF if self.cited_right else -self.penalty
 
-
-def pairs(
-  cfg: config.Rewards, example: Example, answer: str
-) -> list[statements.Pair]:
-  """Every pair that `score` may look up for this answer."""
-  out = []
-  for statement in _split(cfg, example, answer):
-    if example.task == "claims":
-      out += statements.claim_pairs(example, statement).values()
-    elif not statements.mentioned(example, statement):
-      continue
-    out += statements.citation_pairs(cfg, example, statement)
-  return out
+  @property
+  def key(self) -> tuple[str, frozenset[int]]:
+    """Equal for a statement and its repetition."""
+    return self.said, self.cited
 
 
 def score(
-  cfg: config.Rewards, example: Example, answer: str, entails: Entails
-) -> tuple[float, float]:
-  """The match and citation parts of an answer to an answerable question."""
-  judged = [
-    _judge(cfg, example, statement, entails)
-    for statement in _split(cfg, example, answer)
-  ]
+  cfg: config.Rewards,
+  task: str,
+  golds: int,
+  read: Iterable[statements.Statement],
+  entails: Entails,
+) -> dict[str, float]:
+  """The correctness parts of an answer to an answerable question.
+
+  Args:
+    cfg: how statements add up.
+    task: of the example.
+    golds: how many of its gold answers count.
+    read: the statements of the answer.
+    entails: what the verifier said of a pair.
+  """
+  judged = [_judge(cfg, statement, entails) for statement in read]
+  price = 0.0
   if cfg.statements == "sum":
-    return literal_sum(judged)
-  if cfg.statements == "mean":
-    return mean(judged)
-  if cfg.statements == "list_f1" and example.task == "list":
-    return list_f1(judged, len(statements.golds(example)))
-  return first_mentions(judged)
-
-
-def _split(
-  cfg: config.Rewards, example: Example, answer: str
-) -> list[statements.Statement]:
-  return statements.split(example, answer, text.splitter(cfg.splitter))
+    match, citation = literal_sum(judged)
+  elif cfg.statements == "mean":
+    match, citation = mean(judged)
+  elif cfg.statements == "list_f1" and task == "list":
+    match, citation = list_f1(judged, golds)
+  else:
+    match, citation = first_mentions(judged)
+    if cfg.statements == "first":
+      price = surplus(cfg, judged)
+  return {
+    "match": match,
+    "citation": citation,
+    "surplus": 0.0 - min(price, max(match + citation, 0.0)),
+  }
 
 
 def _judge(
-  cfg: config.Rewards,
-  example: Example,
-  statement: statements.Statement,
-  entails: Entails,
+  cfg: config.Rewards, statement: statements.Statement, entails: Entails
 ) -> Judged:
-  if example.task == "claims":
-    claims = statements.claim_pairs(example, statement)
-    golds = [i for i, pair in claims.items() if entails(pair)]
-  else:
-    golds = statements.mentioned(example, statement)
-  asked = statements.citation_pairs(cfg, example, statement) if golds else []
+  entailed = [i for i, pair in statement.claims.items() if entails(pair)]
+  support = statement.support
   return Judged(
     said=statement.said,
-    golds=tuple(golds),
-    cited_right=bool(asked)
-    and entails(asked[0])
-    and not any(entails(pair) for pair in asked[1:]),
+    cited=frozenset(statement.cited),
+    golds=statement.golds + tuple(entailed),
+    cited_right=bool(support)
+    and entails(support[0])
+    and not any(entails(pair) for pair in support[1:]),
+    penalty=cfg.penalty,
   )
 
 
@@ -107,6 +112,19 @@ def first_mentions(judged: Sequence[Judged]) -> tuple[float, float]:
   return _HALF * len(first), sum((s.citation for s in first.values()), 0.0)
 
 
+def surplus(cfg: config.Rewards, judged: Sequence[Judged]) -> float:
+  """The price of the statements that are no gold's first mention.
+
+  An exact repetition is the same statement, and free.
+  """
+  paid = {statement.key for statement in _first(judged).values()}
+  others = {s.key: s for s in reversed(judged) if s.key not in paid}
+  prices = (
+    cfg.surplus if s.cited_right else cfg.unsupported for s in others.values()
+  )
+  return sum(prices, 0.0)
+
+
 def list_f1(judged: Sequence[Judged], golds: int) -> tuple[float, float]:
   """F1 of the distinct items with the golds, times (0.5 + mean citation).
 
@@ -116,7 +134,7 @@ def list_f1(judged: Sequence[Judged], golds: int) -> tuple[float, float]:
   first = _first(judged)
   if not first:
     return 0.0, 0.0
-  items = {text.normalize(s.said): bool(s.golds) for s in judged}
+  items = {statement.said: bool(statement.golds) for statement in judged}
   precision = sum(items.values()) / len(items)
   recall = min(_TOP, len(first)) / min(_TOP, golds)
   f1 = 2 * precision * recall / (precision + recall)

@@ -5,7 +5,6 @@ lists when the prompts are conversations), the completions' token ids and one
 list for each column of the data set, all of one length.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,26 +35,28 @@ def reward_functions(
     max_tokens: `max_completion_length`; read by the overlong penalty.
   """
   batch = _Batch(cfg, verifier, prefill, max_tokens)
-  functions = []
-  for part in rewards.PARTS:
-    function = functools.partial(_part, batch, part)
-    function.__name__ = f"reward_{part}"
-    functions.append(function)
-  return functions
+  return [_function(batch, part) for part in rewards.PARTS]
 
 
-def _part(
-  batch: "_Batch",
-  part: str,
-  prompts: Sequence[Any],
-  completions: Sequence[Any],
-  completion_ids: Sequence[Sequence[int]] | None = None,
-  **columns: Any,
-) -> list[float]:
-  """One part of each completion's score."""
-  del prompts
-  scores = batch.scores(completions, completion_ids, columns)
-  return [score.parts[part] for score in scores]
+def _function(batch: "_Batch", part: str) -> RewardFunction:
+  """One part of each completion's score, under the name that TRL logs.
+
+  A plain function: of a partial, TRL would log the name of what it wraps, and
+  all parts under that one.
+  """
+
+  def reward(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    **columns: Any,
+  ) -> list[float]:
+    del prompts
+    scores = batch.scores(completions, completion_ids, columns)
+    return [score.parts[part] for score in scores]
+
+  reward.__name__ = f"reward_{part}"
+  return reward
 
 
 class _Batch:
@@ -118,6 +119,8 @@ def _example(columns: Mapping[str, Any], i: int) -> Example:
     if columns[name][i] is None:
       raise UserError(f"{where} has no {name!r}.")
   answers = columns["answers"][i]
+  if not all(answers):
+    raise UserError(f"{where}: an entry of 'answers' is empty.")
   for number, doc in enumerate(columns["docs"][i], start=1):
     check_doc(f"{where}, doc {number}", doc, len(answers))
   docs = tuple(
