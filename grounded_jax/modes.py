@@ -103,16 +103,17 @@ def evaluate(
     log.write_jsonl(path.with_suffix(".jsonl"), result.records)
     log.write_json(path, result.metrics)
     results[name] = result.metrics
-    if result.records:
-      _table(name, result.metrics)
 
   for item in experiment.evals:
     fitted = found.evals[item.name]
     base = evaluate_lib.run(policy, params, fitted, item, **common)
     keep(item.name, base)
+    _table(item.name, base.metrics)
+    _people().print(_beside(base.metrics["extras"]))
     for made in changed[item.name]:
       result = variants.run(policy, params, made, base, item, **common)
       keep(made.name, result)
+    _changes(item.name, [results[made.name] for made in changed[item.name]])
   _result(results)
 
 
@@ -137,16 +138,9 @@ def _table(title: str, metrics: Mapping[str, Any]) -> None:
     rows += [(f"by {judged['verifier']}", judged), ("gap", gap)]
   if "intervals" in metrics:
     rows += _spans(("95% low", "95% high"), metrics["intervals"])
-  if "difference" in metrics:
-    rows.append(("unchanged", metrics["unchanged"]))
-    ends = ("difference", "95% low", "95% high")
-    rows += _spans(ends, metrics["difference"])
   for name, scores in rows:
     table.add_row(name, *(_number(scores[key]) for key in _SHOWN.values()))
-  people = _people()
-  people.print(table)
-  if "follows_passage" in metrics.get("change", {}):
-    people.print(_follows(metrics["change"]))
+  _people().print(table)
 
 
 def _spans(
@@ -159,14 +153,46 @@ def _spans(
   ]
 
 
+def _changes(name: str, results: Sequence[Mapping[str, Any]]) -> None:
+  """Shows an evaluation under changed passages, and the differences."""
+  results = [metrics for metrics in results if "difference" in metrics]
+  if not results:
+    return
+  title = f"{name}, passages changed, and the difference"
+  table = rich.table.Table("", *_SHOWN, title=title, box=None)
+  ends = ("  difference", "  95% low", "  95% high")
+  for metrics in results:
+    change = metrics["change"]
+    rows = [(f"{change['change']} ({change['records']})", metrics)]
+    for label, scores in rows + _spans(ends, metrics["difference"]):
+      table.add_row(label, *(_number(scores[key]) for key in _SHOWN.values()))
+  people = _people()
+  people.print(table)
+  for metrics in results:
+    if "follows_passage" in metrics["change"]:
+      people.print(_follows(metrics["change"]))
+
+
 def _follows(change: Mapping[str, Any]) -> str:
-  """What counterfactual passages show, in a line."""
-  say = lambda name: "{:.1f}% [{:.1f}, {:.1f}]".format(
-    change[name], *change["intervals"][name]
+  """What counterfactual passages show, for people."""
+  passage, memory = (
+    "{:.1f}% [{:.1f}, {:.1f}]".format(change[key], *change["intervals"][key])
+    for key in ("follows_passage", "follows_memory")
   )
   return (
-    f" {say('follows_passage')} give the passage's answer,"
-    f" {say('follows_memory')} the one of before."
+    f" counterfactual: {passage} give the passage's answer,\n"
+    f" {memory} the one that stood there before."
+  )
+
+
+def _beside(extras: Mapping[str, Any]) -> str:
+  """What an evaluation says beside TRUST, in two lines."""
+  risk = extras["risk_coverage"]
+  return (
+    f" risk over coverage: {risk['aurc']:.1f} ({risk['aurc_best']:.1f} in the"
+    f" best order, {risk['aurc_chance']:.1f} in any)\n thought:"
+    f" {_number(extras['think_entails_answer'])}% entail their answer,"
+    f" {_number(extras['decision_consistency'])}% agree with it on refusing"
   )
 
 

@@ -222,5 +222,6 @@ def _shares(counts: Mapping[str, int], n: int) -> dict[str, object]:
     half = math.sqrt(share * (1 - share) / n + (_Z / (2 * n)) ** 2)
     half *= _Z / (1 + _Z**2 / n)
     shares[name] = 100 * share
-    spans[name] = [100 * (middle - half), 100 * (middle + half)]
+    # Rounding may leave an end a little outside.
+    spans[name] = [100 * max(middle - half, 0), 100 * min(middle + half, 1)]
   return {**shares, "intervals": spans}
