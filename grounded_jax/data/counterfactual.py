@@ -72,11 +72,15 @@ def counterfactual(
   told = "\n".join(f"{doc.title}\n{doc.text}" for doc in example.docs)
   swapped = {owners[m.lastindex - 1] for m in pattern.finditer(told)}
   normal = {
-    g: tuple(filter(None, map(text.normalize, example.answers[g])))
+    g: [
+      form for alias in example.answers[g] for form in robustness.forms(alias)
+    ]
     for g in swapped
   }
-  asked = f" {text.normalize(example.question)} "
-  if any(f" {a} " in asked for g in swapped for a in normal[g]):
+  held = lambda where: any(
+    f" {form} " in where for g in swapped for form in normal[g]
+  )
+  if held(f" {' | '.join(robustness.forms(example.question))} "):
     return Variant(why="its question names an answer")
   rng = robustness.draws(seed, "counterfactual", example)
   new = _choose(example, sorted(swapped), others, rng)
@@ -89,7 +93,7 @@ def counterfactual(
   ]
   for doc in docs:
     words = robustness.words(doc)
-    if any(f" {a} " in words for g in swapped for a in normal[g]):
+    if held(words):
       return Variant(why="a passage spells an answer in another way")
     for gold, bit in enumerate(doc.answers_found):
       if bit and not (

@@ -4,12 +4,13 @@ Each function takes an example and gives the changed one, or says why there is
 none.  A change is a function of (seed, the example's id, the passages of the
 other records); `answers_found` travels with its passage and `answerable` is
 computed anew.  A distractor is a passage of a record with another question
-that holds no alias of any gold answer as whole words, compared in normal form;
+that holds no alias of any gold answer as whole words, compared in normal forms;
 for claims a verifier, where there is one, must not find any of them in it.
 """
 
 import dataclasses
 import random
+import re
 from collections.abc import Iterable, Sequence
 
 from grounded_jax import text
@@ -17,6 +18,7 @@ from grounded_jax.data import support
 from grounded_jax.records import Doc, Example
 
 _TRIES = 500  # passages looked at for the distractors of one example
+_PUNCTUATION = re.compile(r"[^\w\s]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Passage:
   """A passage with the questions that it was shown for."""
 
   doc: Doc
-  words: str  # the normal form of title and text
+  words: str  # of `words`
   questions: frozenset[str]  # in normal form
 
 
@@ -52,15 +54,25 @@ def pool(examples: Iterable[Example]) -> tuple[Passage, ...]:
   )
 
 
+def forms(words: str) -> tuple[str, ...]:
+  """The normal form, and that with spaces for punctuation; neither is empty.
+
+  "sea-salt" is "seasalt" and "sea salt".
+  """
+  spaced = _PUNCTUATION.sub(" ", words)
+  both = (text.normalize(words), text.normalize(spaced))
+  return tuple(dict.fromkeys(filter(None, both)))
+
+
 def words(doc: Doc) -> str:
-  """The normal form of a passage, padded so that whole words can be found."""
-  return f" {text.normalize(f'{doc.title} {doc.text}')} "
+  """Both forms of a passage, padded so that whole words can be found."""
+  return f" {' | '.join(forms(f'{doc.title} {doc.text}'))} "
 
 
 def aliases(example: Example) -> tuple[str, ...]:
-  """The normal form of every alias of every gold answer; none is empty."""
-  normal = (text.normalize(a) for gold in example.answers for a in gold)
-  return tuple(dict.fromkeys(filter(None, normal)))
+  """Both forms of every alias of every gold answer."""
+  every = (form for gold in example.answers for a in gold for form in forms(a))
+  return tuple(dict.fromkeys(every))
 
 
 def changed(example: Example, name: str, docs: Sequence[Doc]) -> Example:
