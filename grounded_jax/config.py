@@ -195,6 +195,15 @@ class Verifier:
     _within(self, "threshold", high=1)
     _within(self, "cache")
 
+  @property
+  def judge(self) -> "Verifier":
+    """The same for any two that give the same verdicts."""
+    # Where verdicts are kept makes no other judge.
+    fixed = {"cache": 0, "disk": ""}
+    if self.kind != "lexical":
+      fixed["threshold"] = 1.0  # not read
+    return dataclasses.replace(self, **fixed)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rewards:
@@ -438,12 +447,9 @@ class Experiment:
         _folder(kind, name)
       if len(set(names)) < len(names):
         raise UserError(f"two of the {kind}s have one name: {names}.")
-    # Where verdicts are kept makes no other judge.
-    bare = lambda judge: dataclasses.replace(judge, cache=0, disk="")
-    judges = [bare(e.headline) for e in self.evals]
+    judges = [e.headline.judge for e in self.evals]
     for stage in self.stages:
-      judge = bare(stage.rewards.verifier)
-      if stage.objective == "grpo" and judge in judges:
+      if stage.objective == "grpo" and stage.rewards.verifier.judge in judges:
         raise UserError(
           f"the stage {stage.name} is rewarded by the judge of an evaluation:"
           " give its headline another kind or threshold."

@@ -5,14 +5,27 @@ reward; the reward's own opinion stands beside them, with the gap between the
 two: a policy that learns to please its reward alone widens it.
 """
 
+import bisect
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from grounded_jax import config, pipeline, sampler, scoring, trust_score
+from grounded_jax import (
+  config,
+  consistency,
+  pipeline,
+  sampler,
+  scoring,
+  selective,
+  text,
+  trust_score,
+  verifiers,
+)
 from grounded_jax import policy as policy_lib
 from grounded_jax.inputs import Fitted
 from grounded_jax.records import Completion, Example
@@ -24,6 +37,7 @@ class Result:
 
   metrics: dict[str, Any]
   records: list[dict[str, Any]]
+  rows: list[dict[str, Any]]  # what each contributes, by the headline verifier
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +47,7 @@ class Answer:
   example: Example  # as the prompt shows it
   prompt: list[int]  # token ids
   completion: Completion
+  confidence: float  # mean log-probability of the answer's tokens
 
 
 def run(
@@ -57,28 +72,9 @@ def run(
     seed: of sampled decoding.
   """
   answered = answers(policy, params, fitted, cfg, data=data, seed=seed)
-  completions = [item.completion for item in answered]
-  prompts = [item.prompt for item in answered]
   records = [scoring.record(x.example, x.completion) for x in answered]
-  options = {
-    "splitter": cfg.splitter,
-    "bootstrap": cfg.bootstrap,
-    "refusal_flag": rewards.refusal_flag,
-    "refusal_threshold": rewards.refusal_threshold,
-  }
-  metrics = scoring.score(records, cfg.headline, **options)
-  rewarded = scoring.score(
-    records, rewards.verifier, **(options | {"bootstrap": 0})
-  )
-  metrics["reward_verifier"] = {
-    name: rewarded[name] for name in trust_score.METRICS
-  } | {"verifier": scoring.describe(rewards.verifier)}
-  metrics["verifier_gap"] = rewarded["f1_gc"] - metrics["f1_gc"]
-  metrics["extras"] |= {
-    "completion_tokens": float(np.mean([c.tokens for c in completions])),
-    "finished_ratio": 100 * float(np.mean([c.finished for c in completions])),
-    "prompt_tokens": float(np.mean([len(ids) for ids in prompts])),
-  }
+  metrics, rows = scores(records, cfg, rewards)
+  metrics["extras"] |= beside(answered, records, rows, cfg)
   metrics["meta"] |= {
     "decoding": {
       "temperature": cfg.temperature,
@@ -88,11 +84,71 @@ def run(
     },
     "hashes": {
       "data": scoring.digest([scoring.bare(r) for r in records]),
-      "prompt": scoring.digest(prompts),
+      "prompt": scoring.digest([item.prompt for item in answered]),
       "model": fingerprint(params),
     },
   }
-  return Result(metrics=metrics, records=records)
+  stored = [
+    record | {"confidence": item.confidence}
+    for record, item in zip(records, answered, strict=True)
+  ]
+  return Result(metrics=metrics, records=stored, rows=rows)
+
+
+def scores(
+  records: Sequence[dict[str, Any]], cfg: config.Eval, rewards: config.Rewards
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """The headline's scores and rows, and what the reward's verifier says.
+
+  A gap is the reward verifier's number minus the headline's: `verifier_gap`
+  of F1_GC, which verifiers decide, `verifier_gap_f1_ac` and
+  `verifier_gap_trust`.
+  """
+  options = {
+    "splitter": cfg.splitter,
+    "refusal_flag": rewards.refusal_flag,
+    "refusal_threshold": rewards.refusal_threshold,
+  }
+  metrics = scoring.score(
+    records, cfg.headline, bootstrap=cfg.bootstrap, **options
+  )
+  rewarded = scoring.score(records, rewards.verifier, bootstrap=0, **options)
+  metrics["reward_verifier"] = {
+    name: rewarded[name] for name in trust_score.METRICS
+  } | {"verifier": scoring.describe(rewards.verifier)}
+  gap = lambda name: rewarded[name] - metrics[name]
+  metrics["verifier_gap"] = gap("f1_gc")
+  metrics["verifier_gap_f1_ac"] = gap("f1_ac")
+  metrics["verifier_gap_trust"] = gap("trust")
+  rows = trust_score.per_record(
+    records,
+    verifier=verifiers.make(cfg.headline),
+    **(options | {"splitter": text.splitter(cfg.splitter)}),
+  )
+  return metrics, rows
+
+
+def beside(
+  answered: Sequence[Answer],
+  records: Sequence[dict[str, Any]],
+  rows: Sequence[dict[str, Any]],
+  cfg: config.Eval,
+) -> dict[str, Any]:
+  """What stands beside TRUST: lengths, consistency, risk and coverage."""
+  completions = [item.completion for item in answered]
+  judge = verifiers.make(cfg.headline)
+  return {
+    "completion_tokens": float(np.mean([c.tokens for c in completions])),
+    "finished_ratio": 100 * float(np.mean([c.finished for c in completions])),
+    "prompt_tokens": float(np.mean([len(item.prompt) for item in answered])),
+    **consistency.measure(records, rows, judge),
+    "risk_coverage": selective.risk_coverage(
+      [item.confidence for item in answered],
+      rows,
+      [item.example.id for item in answered],
+      bootstrap=cfg.bootstrap,
+    ),
+  }
 
 
 def answers(
@@ -131,10 +187,36 @@ def answers(
       top_p=cfg.top_p,
     )
     texts = policy_lib.completions(policy, rollout, data)
-    for i, group in zip(rows, texts, strict=False):
+    for row, i in enumerate(rows):
       example, ids = fitted[i]
-      out.append(Answer(example=example, prompt=ids, completion=group[0]))
+      sampled = rollout.sampled[row, 0]
+      out.append(
+        Answer(
+          example=example,
+          prompt=ids,
+          completion=texts[row][0],
+          confidence=confidence(
+            rollout.tokens[row, 0][sampled].tolist(),
+            rollout.logp[row, 0][sampled],
+            policy.tokenizer.decode,
+          ),
+        )
+      )
   return out
+
+
+def confidence(
+  tokens: Sequence[int],
+  logp: Float[np.ndarray, " C"],
+  decode: Callable[[Sequence[int]], str],
+) -> float:
+  """The mean log-probability of the tokens after "<answer>".
+
+  Of all tokens where there is no such tag, or nothing after it.
+  """
+  opened = lambda k: text.TAGS[2] in decode(tokens[: k + 1])
+  first = bisect.bisect_left(range(len(tokens)), True, key=opened) + 1
+  return float(np.mean(logp[first:] if first < len(tokens) else logp))
 
 
 @jax.jit

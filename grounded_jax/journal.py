@@ -29,6 +29,11 @@ from grounded_jax import policy as policy_lib
 from grounded_jax.records import UserError
 
 _WARM = 2  # steps that compile, before a trace begins
+# What metrics.jsonl has of an evaluation after a step.
+_LOGGED = (
+  *("trust", "f1_ac", "f1_gr", "f1_gc", "answered_ratio"),
+  *("verifier_gap", "verifier_gap_f1_ac", "verifier_gap_trust"),
+)
 
 
 def _stored(path: pathlib.Path) -> Any:
@@ -96,6 +101,7 @@ class Journal:
     self._profile = profile
     self._tracing = False
     self._steps = 0  # done by this process
+    self._pending = None  # the step whose evaluations may still come
     done = {stage.name: self.done(stage) for stage in experiment.stages}
     self._forget(done)
     log.write_json(workdir / "config.json", self._config)
@@ -128,7 +134,13 @@ class Journal:
     jax.profiler.stop_trace()
     self.progress.note(f"Trace written to {self.workdir / 'profile'}.")
 
+  def _write_step(self, evaluated: Mapping[str, float]) -> None:
+    if self._pending:
+      self._metrics.write(*self._pending, evaluated)
+      self._pending = None
+
   def close(self) -> None:
+    self._write_step({})
     if self._tracing:  # a run shorter than the trace
       self._stop_trace()
     self._metrics.close()
@@ -161,10 +173,10 @@ class Journal:
     values: Mapping[str, Any],
     watch: Stopwatch,
   ) -> None:
-    """Records a step that was done."""
+    """Records a step that was done; `save` writes it with its evaluations."""
     numbers = {name: float(value) for name, value in values.items()}
     numbers |= watch.read() | {"elapsed": self.elapsed()}
-    self._metrics.write(stage.name, step, numbers)
+    self._pending = (stage.name, step, numbers)
     self.progress.step(stage.name, step, stage.steps, numbers)
     self._steps += 1
     if self._profile and self._steps == _WARM:
@@ -193,14 +205,19 @@ class Journal:
   ) -> None:
     """Evaluates and saves the stage after `step`, where either is due.
 
-    What is evaluated is saved, so that the best checkpoint exists.
+    What is evaluated is saved, so that the best checkpoint exists; the step's
+    row is written before, so that no saved step lacks one.
     """
     last = step == stage.steps
-    trust = None
+    trust, evaluated = None, {}
     for item in self.experiment.evals:
       if last or (item.every and step % item.every == 0):
         result = self._evaluate(item, stage, step, state.params)
         trust = result["trust"] if trust is None else trust
+        evaluated |= {
+          f"eval/{item.name}/{name}": result[name] for name in _LOGGED
+        }
+    self._write_step(evaluated)
     if last or trust is not None or step % stage.save_every == 0:
       checkpoint.save(
         saves,

@@ -95,9 +95,16 @@ class Metrics:
     self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
     self._events = tensorboardX.SummaryWriter(str(workdir / "events"))
 
-  def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-    """Appends one step."""
-    self._file.write(dumps({"stage": stage, "step": step, **values}) + "\n")
+  def write(
+    self,
+    stage: str,
+    step: int,
+    values: Mapping[str, float],
+    evaluated: Mapping[str, float],
+  ) -> None:
+    """Appends one step; what was `evaluated` after it to the file alone."""
+    row = {"stage": stage, "step": step, **values, **evaluated}
+    self._file.write(dumps(row) + "\n")
     self._file.flush()
     for name, value in values.items():
       self._events.add_scalar(f"{stage}/{name}", value, step)

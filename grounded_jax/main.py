@@ -4,7 +4,8 @@
 
   --config=FILE.py[:arg]  the experiment; any field as --config.a.b=value
   --mode=train   run the experiment's stages, or resume them (the default)
-  --mode=eval    TRUST-SCORE of a checkpoint on the experiment's sets
+  --mode=eval    TRUST-SCORE of a checkpoint on the experiment's sets, and on
+                 them with changed passages
   --mode=score   TRUST-SCORE of any system's outputs (needs no --config)
   --mode=answer  answer one question from passages
   --mode=data    load, validate and count the experiment's records
@@ -31,7 +32,13 @@ from grounded_jax.records import TASKS, UserError, absence
 # Each mode with the flags that it reads besides --config and --workdir.
 MODES = {
   "train": ("profile",),
-  "eval": ("checkpoint",),
+  "eval": (
+    "checkpoint",
+    "shuffle_passages",
+    "passage_count",
+    "counterfactual",
+    "remove_evidence",
+  ),
   "score": (
     "outputs",
     "task",
@@ -57,6 +64,9 @@ def define_flags(values: flags.FlagValues) -> None:
   number = lambda name, default, doc: flags.DEFINE_integer(
     name, default, doc, flag_values=values, lower_bound=0
   )
+  yes = lambda name, doc: flags.DEFINE_bool(
+    name, False, doc, flag_values=values
+  )
   choice = lambda name, default, allowed, doc: flags.DEFINE_enum(
     name, default, allowed, doc, flag_values=values
   )
@@ -68,6 +78,14 @@ def define_flags(values: flags.FlagValues) -> None:
     "eval, answer: a workdir or checkpoint directory; latest or best of"
     " --workdir; or start, the weights that the experiment starts from.",
   )
+  yes("shuffle_passages", "eval: also with the passages in another order.")
+  text(
+    "passage_count",
+    "",
+    "eval: also with so many passages, 1 to 10; several by commas.",
+  )
+  yes("counterfactual", "eval: also with another answer in the passages.")
+  yes("remove_evidence", "eval: also without the passages that answer.")
   number("profile", 0, "train: trace so many steps, for xprof.")
   text("outputs", "", "score: records with outputs (JSON lines or JSON).")
   choice(

@@ -6,7 +6,7 @@ jax is imported only by the modes that compute with it.
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -58,39 +58,62 @@ def train(
 
 
 def evaluate(
-  experiment: config.Experiment, workdir: pathlib.Path, checkpoint: str
+  experiment: config.Experiment,
+  workdir: pathlib.Path,
+  checkpoint: str,
+  shuffle_passages: bool,
+  passage_count: str,
+  counterfactual: bool,
+  remove_evidence: bool,
 ) -> None:
-  """TRUST-SCORE of a checkpoint on every set; also in workdir/eval."""
+  """TRUST-SCORE of a checkpoint on every set; also in workdir/eval.
+
+  Beside each set come those with the passages changed as the flags say.
+  """
   from grounded_jax import checkpoint as checkpoint_lib
   from grounded_jax import evaluate as evaluate_lib
-  from grounded_jax import inputs
+  from grounded_jax import inputs, variants
   from grounded_jax import policy as policy_lib
 
   if not experiment.evals:
     raise UserError(f"The experiment {experiment.name} has no evals.")
+  wanted = variants.Wanted(
+    shuffle=shuffle_passages,
+    counts=variants.parse_counts(passage_count),
+    counterfactual=counterfactual,
+    remove_evidence=remove_evidence,
+  )
   checkpoint_lib.check_workdir(workdir)
   stages = experiment.stages
   rewards = stages[-1].rewards if stages else config.Rewards()
   origin = _origin(workdir, checkpoint)
   tokenizer = tokenizer_lib.load(experiment.model)
   found = inputs.load(dataclasses.replace(experiment, stages=()), tokenizer)
+  changed = variants.prepare(wanted, experiment, tokenizer, found.evals)
   policy, params = policy_lib.load(experiment, tokenizer, origin)
+  common = {
+    "data": experiment.data,
+    "rewards": rewards,
+    "seed": experiment.seed,
+  }
   results = {}
-  for item in experiment.evals:
-    result = evaluate_lib.run(
-      policy,
-      params,
-      found.evals[item.name],
-      item,
-      data=experiment.data,
-      rewards=rewards,
-      seed=experiment.seed,
-    )
-    path = workdir / "eval" / f"{item.name}.json"
+
+  def keep(name: str, result: evaluate_lib.Result) -> None:
+    path = workdir / "eval" / f"{name}.json"
     log.write_jsonl(path.with_suffix(".jsonl"), result.records)
     log.write_json(path, result.metrics)
-    results[item.name] = result.metrics
-    _table(item.name, result.metrics)
+    results[name] = result.metrics
+
+  for item in experiment.evals:
+    fitted = found.evals[item.name]
+    base = evaluate_lib.run(policy, params, fitted, item, **common)
+    keep(item.name, base)
+    _table(item.name, base.metrics)
+    _people().print(_beside(base.metrics["extras"]))
+    for made in changed[item.name]:
+      result = variants.run(policy, params, made, base, item, **common)
+      keep(made.name, result)
+    _changes(item.name, [results[made.name] for made in changed[item.name]])
   _result(results)
 
 
@@ -108,19 +131,69 @@ def _origin(workdir: pathlib.Path, checkpoint: str) -> pathlib.Path | None:
 def _table(title: str, metrics: Mapping[str, Any]) -> None:
   title = f"{title} by {metrics['meta']['verifier']}"
   table = rich.table.Table("", *_SHOWN, title=title, box=None)
-  rows = {"": metrics} | metrics.get("tasks", {})
+  rows = [("", metrics), *metrics.get("tasks", {}).items()]
   if "reward_verifier" in metrics:
     judged = metrics["reward_verifier"]
-    rows[f"by {judged['verifier']}"] = judged
-  for name, scores in rows.items():
+    gap = {key: judged[key] - metrics[key] for key in _SHOWN.values()}
+    rows += [(f"by {judged['verifier']}", judged), ("gap", gap)]
+  if "intervals" in metrics:
+    rows += _spans(("95% low", "95% high"), metrics["intervals"])
+  for name, scores in rows:
     table.add_row(name, *(_number(scores[key]) for key in _SHOWN.values()))
-  for end, index in (("low", 0), ("high", 1)):
-    if "intervals" in metrics:
-      spans = metrics["intervals"]
-      table.add_row(
-        f"95% {end}", *(_number(spans[key][index]) for key in _SHOWN.values())
-      )
   _people().print(table)
+
+
+def _spans(
+  names: Sequence[str], values: Mapping[str, Sequence[float]]
+) -> list[tuple[str, dict[str, float]]]:
+  """A row for each place in the values of each metric."""
+  return [
+    (name, {metric: x[place] for metric, x in values.items()})
+    for place, name in enumerate(names)
+  ]
+
+
+def _changes(name: str, results: Sequence[Mapping[str, Any]]) -> None:
+  """Shows an evaluation under changed passages, and the differences."""
+  results = [metrics for metrics in results if "difference" in metrics]
+  if not results:
+    return
+  title = f"{name}, passages changed, and the difference"
+  table = rich.table.Table("", *_SHOWN, title=title, box=None)
+  ends = ("  difference", "  95% low", "  95% high")
+  for metrics in results:
+    change = metrics["change"]
+    rows = [(f"{change['change']} ({change['records']})", metrics)]
+    for label, scores in rows + _spans(ends, metrics["difference"]):
+      table.add_row(label, *(_number(scores[key]) for key in _SHOWN.values()))
+  people = _people()
+  people.print(table)
+  for metrics in results:
+    if "follows_passage" in metrics["change"]:
+      people.print(_follows(metrics["change"]))
+
+
+def _follows(change: Mapping[str, Any]) -> str:
+  """What counterfactual passages show, for people."""
+  passage, memory = (
+    "{:.1f}% [{:.1f}, {:.1f}]".format(change[key], *change["intervals"][key])
+    for key in ("follows_passage", "follows_memory")
+  )
+  return (
+    f" counterfactual: {passage} give the passage's answer,\n"
+    f" {memory} the one that stood there before."
+  )
+
+
+def _beside(extras: Mapping[str, Any]) -> str:
+  """What an evaluation says beside TRUST, in two lines."""
+  risk = extras["risk_coverage"]
+  return (
+    f" risk over coverage: {risk['aurc']:.1f} ({risk['aurc_best']:.1f} in the"
+    f" best order, {risk['aurc_chance']:.1f} in any)\n thought:"
+    f" {_number(extras['think_entails_answer'])}% entail their answer,"
+    f" {_number(extras['decision_consistency'])}% agree with it on refusing"
+  )
 
 
 def _number(value: float | None) -> str:

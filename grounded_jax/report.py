@@ -42,6 +42,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
       duration=log.duration,
       columns=COLUMNS,
       table=table(summary),
+      robustness=robustness(workdir),
       curves=[markupsafe.Markup(svg) for svg in curves(rows)],
       completions=completions(workdir, summary),
       config=log.dumps(log.read_json(workdir / "config.json"), indent=2),
@@ -89,6 +90,7 @@ def _rows(when: str, name: str, result: Mapping[str, Any]) -> list[dict]:
   if "reward_verifier" in result:
     judge = result["reward_verifier"]
     rows.append((f"judged by {judge['verifier']}", judge))
+    rows.append(("gap of the two", _gap(judge, result)))
   return [
     {
       "when": when if not task else "",
@@ -98,6 +100,38 @@ def _rows(when: str, name: str, result: Mapping[str, Any]) -> list[dict]:
     }
     for task, scores in rows
   ]
+
+
+def _gap(judge: Mapping[str, Any], result: Mapping[str, Any]) -> dict:
+  """The reward verifier's numbers minus the headline's."""
+  names = [metric for metric, _ in COLUMNS]
+  known = lambda name: None not in (judge[name], result[name])
+  return {n: judge[n] - result[n] if known(n) else None for n in names}
+
+
+def robustness(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of what --mode=eval has found under changed passages."""
+  rows = []
+  for path in sorted((workdir / "eval").glob("*.json")):
+    result = log.read_json(path)
+    if "difference" not in result:
+      continue
+    change, spans = result["change"], result["difference"]
+    paired = {name: span[0] for name, span in spans.items()}
+    paired["intervals"] = {name: span[1:] for name, span in spans.items()}
+    rows.append(
+      {
+        "set": path.stem,
+        "records": change["records"],
+        "values": [cell(paired, metric) for metric, _ in COLUMNS],
+        "follows": [
+          cell(change, name)
+          for name in ("follows_passage", "follows_memory")
+          if name in change
+        ],
+      }
+    )
+  return rows
 
 
 def cell(scores: Mapping[str, Any], metric: str) -> str:

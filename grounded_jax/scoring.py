@@ -119,6 +119,9 @@ def line(metrics: Mapping[str, Any]) -> str:
   if "intervals" in metrics:
     low, high = metrics["intervals"]["trust"]
     span = f" [{low:.1f}, {high:.1f}]"
+  gap = ""
+  if "verifier_gap" in metrics:
+    gap = f"  gap {metrics['verifier_gap']:+.1f}"
   tasks = "  ".join(
     f"{task} {scores['trust']:.1f}"
     for task, scores in metrics.get("tasks", {}).items()
@@ -126,5 +129,5 @@ def line(metrics: Mapping[str, Any]) -> str:
   return (
     f"TRUST {metrics['trust']:.1f}{span}  F1_AC {metrics['f1_ac']:.1f}"
     f"  F1_GR {metrics['f1_gr']:.1f}  F1_GC {metrics['f1_gc']:.1f}"
-    f"  answered {metrics['answered_ratio']:.0f}%  {tasks}"
+    f"  answered {metrics['answered_ratio']:.0f}%{gap}  {tasks}"
   ).rstrip()

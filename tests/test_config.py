@@ -154,3 +154,25 @@ def test_two_stages_of_one_name_are_refused():
 
 if __name__ == "__main__":
   FROZEN.write_text(frozen(), "utf-8")
+
+
+@pytest.mark.parametrize(
+  ("headline", "reward"),
+  [
+    ({"threshold": 0.7}, {"threshold": 0.7, "cache": 5}),
+    ({"kind": "oracle"}, {"kind": "oracle", "threshold": 0.9}),
+  ],
+)
+def test_a_judge_of_its_own_reward_is_refused_under_any_other_name(
+  headline, reward
+):
+  """Neither the size of its memory nor an unread threshold makes it another."""
+  item = config.Eval(
+    name="dev",
+    source=config.Source(path="x"),
+    headline=config.Verifier(**headline),
+  )
+  rewards = config.Rewards(verifier=config.Verifier(**reward))
+  stage = config.Stage(name="one", rewards=rewards)
+  with pytest.raises(config.UserError, match="rewarded by the judge"):
+    config.Experiment(name="x", stages=(stage,), evals=(item,))

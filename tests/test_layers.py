@@ -19,7 +19,7 @@ LAYERS = (
   ("masked", "mesh", "types"),
   ("attention", "grpo_loss", "optim"),
   # Layer 2.
-  ("model", "report", "scoring", "tokenizer"),
+  ("consistency", "model", "report", "scoring", "selective", "tokenizer"),
   ("baselines", "pipeline"),
   # Layer 3.
   ("lessons", "logp", "sampler", "weights"),
@@ -28,7 +28,7 @@ LAYERS = (
   ("groups", "inputs", "policy"),
   # Layer 5.
   ("evaluate",),
-  ("journal",),
+  ("journal", "variants"),
   # Layers 6 and 7.
   ("train",),
   ("modes",),
@@ -39,6 +39,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 NO_JAX = (
   "baselines",
   "config",
+  "consistency",
   "data",
   "files",
   "gguf_vocab",
@@ -51,6 +52,7 @@ NO_JAX = (
   "report",
   "rewards",
   "scoring",
+  "selective",
   "text",
   "tokenizer",
   "trust_score",

@@ -113,6 +113,15 @@ MISTAKES = [
   (["--mode=score", f"--outputs={LONG}"], f"{LONG}: File name too long"),
   ([RUN, "--mode=eval", "--workdir=empty"], "No checkpoint at empty"),
   ([RUN, "--mode=eval", "--checkpoint=gone"], "No checkpoint at gone"),
+  ([RUN, "--counterfactual"], "--counterfactual is for --mode=eval"),
+  (
+    [RUN, "--mode=eval", "--checkpoint=start", "--passage_count=1,x"],
+    "--passage_count=1,x: 'x' is not a number of passages from 1 to 10",
+  ),
+  (
+    [RUN, "--mode=eval", "--checkpoint=start", "--passage_count=11"],
+    "'11' is not a number of passages from 1 to 10",
+  ),
   ([RUN, "--mode=answer"], "needs --question=TEXT and --passages=FILE"),
   (
     [RUN, "--mode=answer", "--question=x", "--passages=gone"],
@@ -335,3 +344,102 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
   assert got["passages"] == [passage]
   assert "Only the first 1 of 2 passages were read" in err
   assert {"answer", "refused", "citations", "finished"} <= set(got)
+
+
+CHANGED = ("shuffled", "passages1", "passages4", "counterfactual")
+
+
+def test_eval_mode_changes_the_passages_and_compares(folder, capsys):
+  code, out, err = call(
+    capsys,
+    *(RUN, "--workdir=run", "--mode=eval", "--checkpoint=start"),
+    *("--shuffle_passages", "--passage_count=1,4", "--counterfactual"),
+    "--remove_evidence",
+  )
+  assert code == 0, err
+  got = json.loads(out)
+  assert list(got) == ["dev", *(f"dev-{c}" for c in (*CHANGED, "no_evidence"))]
+  for name, metrics in got.items():
+    assert metrics == log.read_json(folder / "run" / "eval" / f"{name}.json")
+  made = {
+    name: m["change"]["records"] for name, m in got.items() if m != got["dev"]
+  }
+  # Six records, four of them answerable; "salt" stands in no other gold.
+  assert made["dev-shuffled"] == made["dev-passages1"] == 6
+  assert made["dev-counterfactual"] == 0
+  assert got["dev-counterfactual"]["change"]["not_made"] == {
+    "no passage holds an answer": 2,
+    "the other records have no like answer": 4,
+  }
+  assert made["dev-no_evidence"] == 4
+  assert got["dev-no_evidence"]["refusal_precision"] in (0, 100)
+  assert got["dev-no_evidence"]["unchanged"]["answer_recall"] <= 100
+  assert len(got["dev-shuffled"]["difference"]["trust"]) == 3
+  for row in log.read_jsonl(folder / "run" / "eval" / "dev-passages4.jsonl"):
+    assert len(row["docs"]) == 4 and row["id"].endswith("~passages4")
+  assert "dev, passages changed, and the difference" in err
+  assert "shuffled (6)" in err and "no_evidence (4)" in err
+  assert "not made: 2 because no passage holds an answer" in err
+
+
+def test_eval_mode_counts_what_a_short_prompt_loses(folder, capsys):
+  """Ten passages of this size need more than 200 bytes."""
+  argv = (
+    *(RUN, "--workdir=run", "--mode=eval", "--checkpoint=start"),
+    *("--passage_count=10", "--config.evals.dev.bootstrap=0"),
+    "--config.data.max_prompt_len=200",
+    f"--config.evals.dev.source.path={many_records(folder)}",
+  )
+  code, out, err = call(capsys, *argv, "--config.data.too_long=error")
+  assert (code, out) == (2, "") and "data.max_prompt_len=200" in err
+  assert not (folder / "run").exists()  # said before anything is evaluated
+  code, out, err = call(capsys, *argv)
+  assert code == 0, err
+  fits = json.loads(out)["dev-passages10"]["change"]["fits"]
+  assert fits["shortened"] == fits["prompts"] == 12 and fits["passages"] > 12
+  lost = f"12 of 12 prompts lost {fits['passages']} passages"
+  assert lost in err and "raise it with --config.data.max_prompt_len" in err
+
+
+def test_counterfactual_evaluations_count_what_is_followed(folder, capsys):
+  code, out, err = call(
+    capsys,
+    *(RUN, "--workdir=run", "--mode=eval", "--checkpoint=start"),
+    *("--counterfactual", "--config.evals.dev.bootstrap=10"),
+    f"--config.evals.dev.source.path={many_records(folder)}",
+  )
+  assert code == 0, err
+  change = json.loads(out)["dev-counterfactual"]["change"]
+  assert change["records"] == 8
+  # Random weights write neither.
+  assert (change["follows_passage"], change["follows_memory"]) == (0, 0)
+  assert "give the passage's answer" in err
+
+
+def test_a_changed_set_may_not_take_another_evaluations_name(folder, capsys):
+  (folder / "named.py").write_text(
+    "import dataclasses, tiny\n"
+    "def get_config(arg=''):\n"
+    "  e = tiny.experiment('records.jsonl', [])\n"
+    "  other = dataclasses.replace(e.evals[0], name='dev-shuffled')\n"
+    "  return dataclasses.replace(e, evals=(*e.evals, other))\n"
+  )
+  code, out, err = call(
+    capsys,
+    *("--config=named.py", "--mode=eval", "--checkpoint=start"),
+    "--shuffle_passages",
+  )
+  assert (code, out) == (2, "")
+  assert "The evaluation dev-shuffled has the name of dev" in err
+
+
+def many_records(folder):
+  """Twelve records whose answers are different names; a path."""
+  rows = tiny.records(12)
+  for i, row in enumerate(rows):
+    name = f"Salt{chr(ord('a') + i)}"
+    row["answers"] = [[name]]
+    row["docs"][0]["text"] = row["docs"][0]["text"].replace("salt", name)
+    row["docs"][0]["title"] = row["docs"][1]["title"] = f"T{i}"
+  log.write_jsonl(folder / "many.jsonl", rows)
+  return "many.jsonl"

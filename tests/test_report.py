@@ -91,12 +91,49 @@ def test_an_evaluation_between_stages_stands_once(workdir):
   heads = [row["when"] for row in rows if row["when"]]
   assert heads == ["before one", "after one", "after two"]
   assert rows[0]["values"][0] == "11.2 [40.0, 60.5]"
-  assert [row["task"] for row in rows[:4]] == [
+  assert [row["task"] for row in rows[:5]] == [
     "",
     "short",
     "list",
     "judged by lexical(0.6)",
+    "gap of the two",
   ]
+  assert rows[4]["values"][:2] == ["0.0", "0.0"]
+
+
+def test_the_gap_is_the_reward_verifier_minus_the_headline(workdir):
+  summary = log.read_json(workdir / "summary.json")
+  judged = summary["stages"][0]["eval_before"]["dev"]["reward_verifier"]
+  judged |= {"f1_gc": 57.5, "f1_ac": None}
+  gap = report.table(summary)[4]
+  assert gap["values"][:4] == ["0.0", "–", "0.0", "7.5"]
+
+
+def test_changed_passages_have_a_section_if_they_were_evaluated(workdir):
+  assert "Changed passages" not in report.write(workdir).read_text("utf-8")
+  spans = {name: [-2.0, -3.5, None] for name in trust_score.METRICS}
+  spans["trust"] = [-12.0, -20.0, -4.0]
+  change = {
+    "change": "counterfactual",
+    "records": 17,
+    "follows_passage": 75.0,
+    "follows_memory": 25.0,
+    "intervals": {
+      "follows_passage": [50.0, 90.0],
+      "follows_memory": [10.0, 50.0],
+    },
+  }
+  log.write_json(
+    workdir / "eval" / "dev-counterfactual.json",
+    result(40.0) | {"change": change, "difference": spans},
+  )
+  log.write_json(workdir / "eval" / "dev.json", result(52.0))
+  log.write_json(workdir / "eval" / "dev-no_evidence.json", {"change": {}})
+  (row,) = report.robustness(workdir)
+  assert (row["set"], row["records"]) == ("dev-counterfactual", 17)
+  assert row["values"][:2] == ["-12.0 [-20.0, -4.0]", "-2.0"]
+  assert row["follows"] == ["75.0 [50.0, 90.0]", "25.0 [10.0, 50.0]"]
+  assert "-12.0 [-20.0, -4.0]" in report.write(workdir).read_text("utf-8")
 
 
 def test_a_missing_number_is_a_dash():

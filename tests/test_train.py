@@ -17,6 +17,7 @@ from grounded_jax import (
   log,
   modes,
   optim,
+  scoring,
   sft,
   tokenizer,
   train,
@@ -159,6 +160,25 @@ def test_the_summary_chains_the_evaluations(two_stages):
   meta = first["eval_after"]["dev"]["meta"]
   assert {"verifier", "splitter", "decoding", "hashes"} <= set(meta)
   assert {"data", "prompt", "model"} == set(meta["hashes"])
+
+
+def test_an_evaluation_and_its_gap_stand_in_the_row_of_its_step(two_stages):
+  """Only the last step is evaluated; the gap is reward minus headline."""
+  _, workdir, summary, _ = two_stages
+  rows = log.read_metrics(workdir)
+  assert all(
+    ("eval/dev/verifier_gap" in row) == (row["step"] == 3) for row in rows
+  )
+  after = summary["stages"][0]["eval_after"]["dev"]
+  for name, of in (
+    ("verifier_gap", "f1_gc"),
+    ("verifier_gap_f1_ac", "f1_ac"),
+    ("verifier_gap_trust", "trust"),
+  ):
+    assert after[name] == after["reward_verifier"][of] - after[of]
+    assert rows[2][f"eval/dev/{name}"] == after[name]
+  assert rows[2]["eval/dev/trust"] == after["trust"]
+  assert f"gap {after['verifier_gap']:+.1f}" in scoring.line(after)
 
 
 def test_stage_two_starts_from_the_parameters_of_stage_one(
