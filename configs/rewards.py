@@ -9,10 +9,9 @@ What they can pay, where a gold is one that a shown passage supports:
 | most, answerable, stage 2 | 2.5 + statements | 2.5 + golds |
 | most, unanswerable, stage 1, 2 | 2, 3 | 2, 3 |
 
-Once the layout holds no answer to an answerable question gets less than 2, what
-refusing it gets (2.5 in stage 2), and answering an unanswerable one gets 2 in
-stage 1, and in stage 2 2 by paper() and 1 by modern(); modern()'s overlong
-penalty apart.
+Once the layout holds, an answer to an answerable question gets at least 2 (2.5
+in stage 2) and refusing it 2; answering an unanswerable one gets 2, but by
+modern() in stage 2 only 1.  All less the overlong penalty.
 """
 
 from grounded_jax import config

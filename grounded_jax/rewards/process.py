@@ -1,12 +1,11 @@
-"""R_process: does the thinking lead to the decision (paper, section on
-ablations)?
+"""R_process, the paper's ablation: does the thought lead to the decision?
 
-    R_process = weight * nli(think part => decision)
+    R_process = weight * nli(think part => decision), for any decision
 
-The paper's text names the two sides but not their wording.  Here the decision
-of who answers is the answer itself, without citations; that of who refuses is
-a sentence, because no thought entails an apology.  The verifier says yes or no,
-so R_process is all or nothing.
+The paper names the two sides but not their wording.  Here the decision to
+answer is the answer itself, without citations, and the decision to refuse is a
+sentence of ours, because no thought entails an apology.  The verifier says yes
+or no, so it is all or nothing.
 """
 
 from grounded_jax import text
