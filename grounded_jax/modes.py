@@ -190,7 +190,7 @@ def _beside(extras: Mapping[str, Any]) -> str:
   risk = extras["risk_coverage"]
   return (
     f" risk over coverage: {risk['aurc']:.1f} ({risk['aurc_best']:.1f} in the"
-    f" best order, {risk['aurc_chance']:.1f} in any)\n thought:"
+    f" best order, {risk['aurc_chance']:.1f} by chance)\n thought:"
     f" {_number(extras['think_entails_answer'])}% entail their answer,"
     f" {_number(extras['decision_consistency'])}% agree with it on refusing"
   )
