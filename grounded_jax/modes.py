@@ -131,13 +131,14 @@ def _origin(workdir: pathlib.Path, checkpoint: str) -> pathlib.Path | None:
 def _table(title: str, metrics: Mapping[str, Any]) -> None:
   title = f"{title} by {metrics['meta']['verifier']}"
   table = rich.table.Table("", *_SHOWN, title=title, box=None)
-  rows = [("", metrics), *metrics.get("tasks", {}).items()]
+  rows = [("", metrics)]
+  if "intervals" in metrics:
+    rows += _spans(("95% low", "95% high"), metrics["intervals"])
+  rows += metrics.get("tasks", {}).items()
   if "reward_verifier" in metrics:
     judged = metrics["reward_verifier"]
     gap = {key: judged[key] - metrics[key] for key in _SHOWN.values()}
     rows += [(f"by {judged['verifier']}", judged), ("gap", gap)]
-  if "intervals" in metrics:
-    rows += _spans(("95% low", "95% high"), metrics["intervals"])
   for name, scores in rows:
     table.add_row(name, *(_number(scores[key]) for key in _SHOWN.values()))
   _people().print(table)
@@ -190,7 +191,7 @@ def _beside(extras: Mapping[str, Any]) -> str:
   risk = extras["risk_coverage"]
   return (
     f" risk over coverage: {risk['aurc']:.1f} ({risk['aurc_best']:.1f} in the"
-    f" best order, {risk['aurc_chance']:.1f} in any)\n thought:"
+    f" best order, {risk['aurc_chance']:.1f} by chance)\n thought:"
     f" {_number(extras['think_entails_answer'])}% entail their answer,"
     f" {_number(extras['decision_consistency'])}% agree with it on refusing"
   )

@@ -319,13 +319,17 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
   ):
     assert (folder / "run" / name).exists(), name
   assert list((folder / "run" / "events").iterdir())
-  code, out, err = call(
-    capsys, RUN, "--workdir=run", "--mode=eval", "--checkpoint=latest"
-  )
-  assert code == 0
-  assert json.loads(out) == {
-    "dev": log.read_json(folder / "run" / "eval" / "dev.json")
-  }
+  for checkpoint in ("latest", "best", "run/first/checkpoints/3"):
+    code, out, err = call(
+      capsys,
+      *(RUN, "--workdir=run", "--mode=eval", f"--checkpoint={checkpoint}"),
+      "--shuffle_passages",
+    )
+    assert code == 0
+    assert json.loads(out) == {
+      name: log.read_json(folder / "run" / "eval" / f"{name}.json")
+      for name in ("dev", "dev-shuffled")
+    }
   assert "TRUST" in err and "dev by lexical(0.75)" in err
   passage = {"title": "Ada", "text": "Ada sells salt."}
   log.write_jsonl(folder / "passages.jsonl", [passage, passage])

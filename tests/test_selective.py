@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from grounded_jax import selective, trust_score
+from grounded_jax import evaluate, selective, tokenizer, trust_score
 
 
 def row(correctness=0.0, answerable=True, refused=False, task="short"):
@@ -133,3 +133,22 @@ def test_refusing_below_the_mark_scores_as_a_refusing_policy_would():
   )
   wanted = score([answers[0], flag])
   assert trust_score.by_task(rows) == trust_score.by_task(wanted)
+
+
+@pytest.mark.parametrize(
+  ("said", "wanted"),
+  [
+    ("<think>so</think><answer>ab", -2.0),  # of "a" and "b"
+    ("ab", -2.0),  # no tag
+    ("<answer>", -0.125),  # nothing after it: of all eight
+  ],
+)
+def test_confidence_is_the_mean_over_the_answers_tokens(said, wanted):
+  """Bytes are tokens; "a" has -1, "b" -3, the tag's first byte -1."""
+  logp = np.zeros(len(said), np.float32)
+  logp[said.rfind("<answer>") if "<answer>" in said else 0] = -1.0
+  if said.endswith("ab"):
+    logp[-2:] = -1.0, -3.0
+  decode = tokenizer.Bytes().decode
+  ids = tokenizer.Bytes().encode(said)
+  assert evaluate.confidence(ids, logp, decode) == wanted
