@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "grounded_jax"
 # From the lowest layer up; a package counts as one entry.
 LAYERS = (
   ("records",),
+  ("sentences",),
   ("config", "text"),
   # Layer 1 of the design: without jax, then with it.
   ("files", "log", "outputs", "prompts"),
@@ -49,6 +50,7 @@ NO_JAX = (
   "report",
   "rewards",
   "scoring",
+  "sentences",
   "text",
   "tokenizer",
   "trust_score",
