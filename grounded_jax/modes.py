@@ -15,10 +15,10 @@ import rich.table
 from grounded_jax import (
   config,
   log,
-  outputs,
   scoring,
   text,
 )
+from grounded_jax import outputs as outputs_lib
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import parsing, sources
 from grounded_jax.records import Doc, Example, UserError, absence
@@ -112,8 +112,10 @@ def _table(title: str, metrics: Mapping[str, Any]) -> None:
   if "reward_verifier" in metrics:
     judged = metrics["reward_verifier"]
     rows[f"by {judged['verifier']}"] = judged
+  rows |= {"concise": metrics["concise"]} if "concise" in metrics else {}
   for name, scores in rows.items():
-    table.add_row(name, *(_number(scores[key]) for key in _SHOWN.values()))
+    shown = (scores.get(key, math.nan) for key in _SHOWN.values())
+    table.add_row(name, *map(_number, shown))
   for end, index in (("low", 0), ("high", 1)):
     if "intervals" in metrics:
       spans = metrics["intervals"]
@@ -130,25 +132,39 @@ def _number(value: float | None) -> str:
 def score(
   outputs: str,
   task: str,
+  docs: int,
   bootstrap: int,
   against: str,
   splitter: str,
   verifier: str,
   threshold: float,
+  refusal_flag: str,
+  refusal_threshold: int,
+  at_most_citations: int,
+  rouge: bool,
 ) -> None:
   """TRUST-SCORE of any system's outputs, or of two and their difference."""
   if not outputs:
     raise UserError("--mode=score needs --outputs=FILE of records with output.")
   judge = config.Verifier(kind=verifier, threshold=threshold)
-  options = {"splitter": splitter, "bootstrap": bootstrap}
-  records = _outputs(outputs, task)
-  others = _outputs(against, task) if against else []
-  result = scoring.score(records, judge, **options)
+  options = scoring.Options(
+    splitter=splitter,
+    refusal_flag=refusal_flag,
+    refusal_threshold=refusal_threshold,
+    at_most_citations=at_most_citations,
+    rouge=rouge,
+  )
+  read = lambda path: scoring.read(
+    outputs_lib.read(path, task=task, docs=docs), judge, options
+  )
+  ours = read(outputs)
+  result = scoring.report(ours, bootstrap=bootstrap)
   _table(outputs, result)
-  if others:
-    other = scoring.score(others, judge, **options)
+  if against:
+    theirs = read(against)
+    difference = scoring.compare(ours, theirs, bootstrap=bootstrap)
+    other = scoring.report(theirs, bootstrap=bootstrap)
     _table(against, other)
-    difference = scoring.difference(records, others, judge, **options)
     result |= {"against": other, "difference": difference}
     table = rich.table.Table("", *_SHOWN, title="difference", box=None)
     for index, name in enumerate(("mean", "95% low", "95% high")):
@@ -156,10 +172,6 @@ def score(
       table.add_row(name, *map(_number, spans))
     _people().print(table)
   _result(result)
-
-
-def _outputs(path: str, task: str) -> list[dict[str, Any]]:
-  return list(outputs.read(path, task=task))
 
 
 def answer(

@@ -75,13 +75,14 @@ def record(output, answers, *bits, task="short", question="Which city?"):
   }
 
 
-def four():
-  return [
+def four(times=1):
+  rows = [
     record("Paris is big [1].", [["Paris"]], [1], [0]),
     record("Paris is big [2].", [["Paris"], ["Rome"]], [1, 0], [0, 1]),
     record(REFUSAL, [["Oslo"]], [0], [0]),
     record("Rome is big [1].", [["Oslo"]], [0], [0]),
-  ]
+  ] * times
+  return [row | {"question": f"Which {i}?"} for i, row in enumerate(rows)]
 
 
 def score(records, task="short", **options):
@@ -200,14 +201,14 @@ def rows(records):
 
 
 def test_intervals_hold_the_score_and_shrink_with_more_records():
-  few, many = (trust_score.intervals(rows(four() * k)) for k in (5, 80))
+  few, many = (trust_score.intervals(rows(four(k))) for k in (5, 80))
   point = score(four())
   for name in trust_score.METRICS:
     assert few[name][0] <= point[name] + 1e-9
     assert point[name] <= few[name][1] + 1e-9
   widths = [high - low for low, high in (few["trust"], many["trust"])]
   assert widths[1] < widths[0] / 3  # sqrt(16) = 4
-  assert trust_score.intervals(rows(four() * 5)) == few
+  assert trust_score.intervals(rows(four(5))) == few
 
 
 def test_an_interval_equals_resampling_the_records_one_by_one():
@@ -232,20 +233,6 @@ def test_a_paired_difference_with_itself_is_exactly_zero():
 def test_a_paired_difference_needs_the_same_questions():
   with pytest.raises(UserError, match="4 and 3 records"):
     trust_score.difference(rows(four()), rows(four()[:3]))
-
-
-def test_extras_count_copies_layouts_citations_and_words():
-  passage = "one two three four five six seven eight nine ten"
-  one = {
-    "output": passage + " eleven [1][2].",
-    "raw_output": "no tags",
-    "docs": [{"text": passage}],
-  }
-  got = trust_score.extras([one, {"output": "x", "docs": [{"text": "x"}]}])
-  assert got["malformed_ratio"] == 100  # of the one that has a raw output
-  assert got["copy_rate"] == 75  # 3 of 4 8-grams
-  assert (got["citations"], got["words"]) == (1, 6)
-  assert math.isnan(trust_score.extras([])["malformed_ratio"])
 
 
 def goldens():
