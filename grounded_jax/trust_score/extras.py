@@ -95,7 +95,7 @@ class Extras:
     }
 
 
-def _mean(total: float, count: int) -> float:
+def _mean(total: float | int, count: int) -> float:
   return total / count if count else float("nan")
 
 
