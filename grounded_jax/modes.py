@@ -157,12 +157,15 @@ def score(
   read = lambda path: scoring.read(
     outputs_lib.read(path, task=task, docs=docs), judge, options
   )
-  ours = read(outputs)
+  if against:  # a mistake shows before the first file is scored
+    outputs_lib.peek(against, task=task)
+  ours, theirs = read(outputs), read(against) if against else None
   result = scoring.report(ours, bootstrap=bootstrap)
+  difference = (
+    scoring.compare(ours, theirs, bootstrap=bootstrap) if theirs else {}
+  )
   _table(outputs, result)
-  if against:
-    theirs = read(against)
-    difference = scoring.compare(ours, theirs, bootstrap=bootstrap)
+  if theirs:
     other = scoring.report(theirs, bootstrap=bootstrap)
     _table(against, other)
     result |= {"against": other, "difference": difference}
