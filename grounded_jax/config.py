@@ -15,7 +15,7 @@ from typing import Any
 
 from grounded_jax.records import UserError
 
-SPLITTERS = ("punkt", "rule")
+SPLITTERS = ("punkt", "rule", "tf_text")
 VERIFIERS = ("lexical", "oracle")
 RULES = ("lexical", "oracle")  # verifiers that are code, not a model
 
@@ -233,7 +233,7 @@ class Rewards:
   # refusing the answerable either (GRACE).  Stage 1 has none of them.
   unanswerable: str = "ternary"
   overlong: int = 0  # soft penalty over the last so many tokens; 0 = none
-  splitter: str = "punkt"  # of answers into statements: punkt, rule
+  splitter: str = "punkt"  # of answers into statements: SPLITTERS
   refusal_flag: str = "I apologize, but I couldn't find an answer"
   refusal_threshold: int = 85  # percent, strictly above
   verifier: Verifier = Verifier()

@@ -42,11 +42,16 @@ MODES = {
   "score": (
     "outputs",
     "task",
+    "docs",
     "bootstrap",
     "against",
     "splitter",
     "verifier",
     "threshold",
+    "refusal_flag",
+    "refusal_threshold",
+    "at_most_citations",
+    "rouge",
   ),
   "answer": ("checkpoint", "question", "passages"),
   "data": (),
@@ -101,11 +106,40 @@ def define_flags(values: flags.FlagValues) -> None:
     "score: of the lexical verifier, the share of words to be found.",
     flag_values=values,
   )
+  _define_reading(values)
   text("question", "", "answer: the question.")
   text("passages", "", "answer: a file of passages (title and text).")
   number("count", 3, "prompt: how many prompts to print.")
   flags.DEFINE_bool(
     "help", False, "Show this help.", short_name="h", flag_values=values
+  )
+
+
+def _define_reading(values: flags.FlagValues) -> None:
+  """Declares how --mode=score reads outputs."""
+  number = lambda name, default, low, doc: flags.DEFINE_integer(
+    name, default, doc, flag_values=values, lower_bound=low
+  )
+  number(
+    "docs", 0, 0, "score: so many passages of each were shown. 0 = all it has."
+  )
+  flags.DEFINE_string(
+    "refusal_flag",
+    config.Rewards().refusal_flag,
+    "score: what a refusal says.",
+    flag_values=values,
+  )
+  number(
+    "refusal_threshold", 85, 0, "score: a refusal's similarity is above it."
+  )
+  number(
+    "at_most_citations", 3, 1, "score: of a sentence, so many citations count."
+  )
+  flags.DEFINE_bool(
+    "rouge",
+    True,
+    "score: ROUGE-L too, where there are long references and tensorflow-text.",
+    flag_values=values,
   )
 
 

@@ -15,10 +15,10 @@ import rich.table
 from grounded_jax import (
   config,
   log,
-  outputs,
   scoring,
   text,
 )
+from grounded_jax import outputs as outputs_lib
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import parsing, sources
 from grounded_jax.records import Doc, Example, UserError, absence
@@ -139,8 +139,11 @@ def _table(title: str, metrics: Mapping[str, Any]) -> None:
     judged = metrics["reward_verifier"]
     gap = {key: judged[key] - metrics[key] for key in _SHOWN.values()}
     rows += [(f"by {judged['verifier']}", judged), ("gap", gap)]
+  if "concise" in metrics:
+    rows.append(("concise", metrics["concise"]))
   for name, scores in rows:
-    table.add_row(name, *(_number(scores[key]) for key in _SHOWN.values()))
+    shown = (scores.get(key, math.nan) for key in _SHOWN.values())
+    table.add_row(name, *map(_number, shown))
   _people().print(table)
 
 
@@ -204,25 +207,42 @@ def _number(value: float | None) -> str:
 def score(
   outputs: str,
   task: str,
+  docs: int,
   bootstrap: int,
   against: str,
   splitter: str,
   verifier: str,
   threshold: float,
+  refusal_flag: str,
+  refusal_threshold: int,
+  at_most_citations: int,
+  rouge: bool,
 ) -> None:
   """TRUST-SCORE of any system's outputs, or of two and their difference."""
   if not outputs:
     raise UserError("--mode=score needs --outputs=FILE of records with output.")
   judge = config.Verifier(kind=verifier, threshold=threshold)
-  options = {"splitter": splitter, "bootstrap": bootstrap}
-  records = _outputs(outputs, task)
-  others = _outputs(against, task) if against else []
-  result = scoring.score(records, judge, **options)
+  options = scoring.Options(
+    splitter=splitter,
+    refusal_flag=refusal_flag,
+    refusal_threshold=refusal_threshold,
+    at_most_citations=at_most_citations,
+    rouge=rouge,
+  )
+  read = lambda path: scoring.read(
+    outputs_lib.read(path, task=task, docs=docs), judge, options
+  )
+  if against:  # a mistake shows before the first file is scored
+    outputs_lib.peek(against, task=task)
+  ours, theirs = read(outputs), read(against) if against else None
+  result = scoring.report(ours, bootstrap=bootstrap)
+  difference = (
+    scoring.compare(ours, theirs, bootstrap=bootstrap) if theirs else {}
+  )
   _table(outputs, result)
-  if others:
-    other = scoring.score(others, judge, **options)
+  if theirs:
+    other = scoring.report(theirs, bootstrap=bootstrap)
     _table(against, other)
-    difference = scoring.difference(records, others, judge, **options)
     result |= {"against": other, "difference": difference}
     table = rich.table.Table("", *_SHOWN, title="difference", box=None)
     for index, name in enumerate(("mean", "95% low", "95% high")):
@@ -230,10 +250,6 @@ def score(
       table.add_row(name, *map(_number, spans))
     _people().print(table)
   _result(result)
-
-
-def _outputs(path: str, task: str) -> list[dict[str, Any]]:
-  return list(outputs.read(path, task=task))
 
 
 def answer(

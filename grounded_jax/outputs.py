@@ -1,28 +1,34 @@
 """Reads systems' outputs: ours, the published evaluator's, or plain lists.
 
-A file is JSON lines, a JSON list of records, or {"data": [...]}.  Lines are
+A file is JSON lines, a JSON list of records, or {"data": [...]}.  Records are
 read one at a time, so that a long file need not fit in memory.
 """
 
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from grounded_jax.records import UserError, absence, find_task, parse_json
+from grounded_jax import jsonstream
+from grounded_jax.records import UserError, absence, find_task
 
 _KINDS = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
 
 
 def read(
-  path: pathlib.Path | str, *, task: str = ""
+  path: pathlib.Path | str, *, task: str = "", docs: int = 0
 ) -> Iterator[dict[str, Any]]:
   """Yields the records of a file, checked, each with its `task`.
+
+  Gold answers may stand as `answers`, or as in the data sets themselves:
+  `short_answers` of each of `qa_pairs` (ASQA), or `claims` (ELI5).  A passage
+  may lack `answers_found`.
 
   Args:
     path: the file.
     task: of all of them; "" = the record's own, or its dataset's.
+    docs: so many passages were shown, the first ones; 0 = all that a record
+      has.
 
   Raises:
     UserError: names the file and line (or record) of what cannot be scored.
@@ -32,52 +38,19 @@ def read(
     raise UserError(f"The outputs file {path} {absence(path)}.")
   empty = True
   try:
-    for where, record in _records(path):
+    for where, record in jsonstream.records(path):
       empty = False
-      yield _checked(where, record, task)
+      yield _checked(where, record, task, docs)
   except UnicodeDecodeError as error:
     raise UserError(f"{path} is not UTF-8 text ({error.reason}).") from None
   if empty:
     raise UserError(f"{path} holds no records.")
 
 
-def _records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  with path.open(encoding="utf-8-sig") as file:
-    first = file.readline()
-    while first and not first.strip():
-      first = file.readline()
-  try:
-    value = json.loads(first) if first else {}
-  except (RecursionError, ValueError):
-    value = None  # one JSON value over many lines, or a bad first line
-  if type(value) is dict and "data" not in value:
-    yield from _lines(path)
-  elif value is None and first.lstrip().startswith("{") and len(first) > 2:
-    yield from _lines(path) if first.rstrip().endswith("}") else _whole(path)
-  else:
-    yield from _whole(path)
-
-
-def _lines(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  with path.open(encoding="utf-8-sig") as file:
-    for number, line in enumerate(file, start=1):
-      if line.strip():
-        yield f"{path} line {number}", parse_json(line.rstrip(), path, number)
-
-
-def _whole(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  value = parse_json(path.read_text("utf-8-sig"), path)
-  if type(value) is dict:
-    value = value.get("data", [value])
-  if type(value) is not list:
-    raise UserError(f'{path} must hold a list of records or {{"data": [...]}}.')
-  for number, record in enumerate(value, start=1):
-    yield f"{path} record {number}", record
-
-
-def _checked(where: str, record: Any, task: str) -> dict[str, Any]:
+def _checked(where: str, record: Any, task: str, docs: int) -> dict[str, Any]:
   if type(record) is not dict:
     raise UserError(f"{where} is not an object with question, docs and output.")
+  record = _with_answers(where, record)
   for name, kind in (
     ("question", str),
     ("answers", list),
@@ -96,17 +69,42 @@ def _checked(where: str, record: Any, task: str) -> dict[str, Any]:
       raise UserError(f"{where}: answer {number} holds something not text.")
   if not record["docs"]:
     raise UserError(f"{where} has no docs: outputs are scored with passages.")
-  for number, doc in enumerate(record["docs"], start=1):
+  shown = record["docs"][:docs] if docs else record["docs"]
+  for number, doc in enumerate(shown, start=1):
     _check_doc(f"{where}, doc {number}", doc, len(record["answers"]))
   task = find_task(where, task or record.get("task"), record.get("dataset"))
-  return {**record, "task": task}
+  return {**record, "docs": shown, "task": task}
+
+
+def _with_answers(where: str, record: dict[str, Any]) -> dict[str, Any]:
+  """The record with `answers`, and the task that other names imply."""
+  if record.get("answers") is not None:
+    return record
+  if record.get("qa_pairs") is not None:  # ASQA
+    _typed(where, record, "qa_pairs", list)
+    pairs = record["qa_pairs"]
+    if not all(
+      type(pair) is dict and "short_answers" in pair for pair in pairs
+    ):
+      raise UserError(f"{where}: each of 'qa_pairs' needs 'short_answers'.")
+    answers, task = [pair["short_answers"] for pair in pairs], "short"
+  elif record.get("claims") is not None:  # ELI5
+    _typed(where, record, "claims", list)
+    answers, task = [[claim] for claim in record["claims"]], "claims"
+  else:
+    return record
+  known = record.get("task") or record.get("dataset")
+  return {**record, "answers": answers} | ({} if known else {"task": task})
 
 
 def _check_doc(where: str, doc: Any, golds: int) -> None:
   if type(doc) is not dict:
     raise UserError(f"{where} is not an object with title and text.")
-  for name, kind in (("title", str), ("text", str), ("answers_found", list)):
+  for name, kind in (("title", str), ("text", str)):
     _typed(where, doc, name, kind)
+  if doc.get("answers_found") is None:
+    return
+  _typed(where, doc, "answers_found", list)
   bits = doc["answers_found"]
   if len(bits) != golds or any(bit not in (0, 1) for bit in bits):
     raise UserError(

@@ -3,12 +3,27 @@
 No jax here: the outputs may be any system's.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import importlib.metadata
+import importlib.util
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from grounded_jax import config, log, text, trust_score, verifiers
-from grounded_jax.records import Completion, Example
+from grounded_jax import (
+  config,
+  log,
+  sentences,
+  text,
+  trust_score,
+  verifiers,
+)
+from grounded_jax.data import support
+from grounded_jax.records import Completion, Doc, Example
+from grounded_jax.trust_score import bootstrap as bootstrap_lib
+from grounded_jax.trust_score import summary, table
 
 
 def record(example: Example, completion: Completion) -> dict[str, Any]:
@@ -38,67 +53,212 @@ def bare(row: Mapping[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in row.items() if k not in ("output", "raw_output")}
 
 
-def score(
-  records: Sequence[Mapping[str, Any]],
-  verifier: config.Verifier,
-  *,
-  splitter: str,
-  bootstrap: int = 0,
-  refusal_flag: str = trust_score.REFUSAL_FLAG,
-  refusal_threshold: int = 85,
-) -> dict[str, Any]:
-  """TRUST-SCORE of records with outputs, as stored in JSON.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+  """What scoring leaves of a system's records: numbers, no texts."""
+
+  tables: table.Tables
+  extras: dict[str, float]
+  meta: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+  """How outputs are read; scores of different options do not compare."""
+
+  splitter: str = "punkt"  # one of config.SPLITTERS
+  refusal_flag: str = trust_score.REFUSAL_FLAG
+  refusal_threshold: int = 85  # a refusal's similarity is above it
+  at_most_citations: int = 3  # of a sentence, so many count
+  rouge: bool = False  # also ROUGE-L, where the extra [text] is installed
+
+
+def read(
+  records: Iterable[Mapping[str, Any]],
+  verifier: config.Verifier | verifiers.Verifier,
+  options: Options,
+) -> Scored:
+  """Scores records as they come, in bounded memory.
+
+  Args:
+    records: as for `trust_score.iterate`; where `answers_found` is missing it
+      is computed, as the loader of records does.
+    verifier: a config, or any verifier that has a `name`.
+    options: how outputs are read.
+  """
+  judge, name = _judge(verifier)
+  why_no_rouge = _rouge_reason(options)
+  beside = trust_score.Extras(with_rouge=not why_no_rouge)
+  computed = [0]
+  stream, kept = itertools.tee(_supported(records, judge, computed))
+  rows = trust_score.iterate(
+    stream,
+    verifier=judge,
+    splitter=text.splitter(options.splitter),
+    refusal_flag=options.refusal_flag,
+    refusal_threshold=options.refusal_threshold,
+    at_most_citations=options.at_most_citations,
+  )
+  tables = table.collect(_counting(rows, kept, beside))
+  extras = beside.means()
+  extras |= table.scores(tables, summary.parametric)["macro"]
+  if not why_no_rouge and math.isnan(extras["rouge_l"]):
+    why_no_rouge = "no answered record has a long reference"
+  meta = {
+    "verifier": name,
+    "splitter": options.splitter,
+    "versions": _versions(options.splitter),
+    "refusal_flag": options.refusal_flag,
+    "refusal_threshold": options.refusal_threshold,
+    "at_most_citations": options.at_most_citations,
+    "records": sum(len(t.ids) for t in tables.values()),
+    "questions": sum(int(t.clusters().max()) + 1 for t in tables.values()),
+    "answers_found_computed": computed[0],
+  }
+  if why_no_rouge:
+    meta["rouge_l"] = f"not computed: {why_no_rouge}"
+  return Scored(tables=tables, extras=extras, meta=meta)
+
+
+def _counting(
+  rows: Iterable[dict[str, Any]],
+  records: Iterable[Mapping[str, Any]],
+  beside: trust_score.Extras,
+) -> Iterator[dict[str, Any]]:
+  for row, record in zip(rows, records, strict=True):
+    beside.add(record, row)
+    yield row
+
+
+def _judge(
+  verifier: config.Verifier | verifiers.Verifier,
+) -> tuple[verifiers.Verifier, str]:
+  if isinstance(verifier, config.Verifier):
+    return verifiers.make(verifier), describe(verifier)
+  return verifier, verifier.name
+
+
+def _supported(
+  records: Iterable[Mapping[str, Any]],
+  judge: verifiers.Verifier,
+  computed: list[int],
+) -> Iterator[Mapping[str, Any]]:
+  """The records, `answers_found` computed where it is missing, and counted."""
+  for record in records:
+    if all(doc.get("answers_found") is not None for doc in record["docs"]):
+      yield record
+      continue
+    computed[0] += 1
+    docs = support.found(
+      record["question"],
+      record["task"],
+      record["answers"],
+      [
+        Doc(
+          title=doc["title"],
+          text=doc["text"],
+          answers_found=tuple(doc.get("answers_found") or ()),
+        )
+        for doc in record["docs"]
+      ],
+      judge,
+      confirm=False,
+    )
+    yield {**record, "docs": [dataclasses.asdict(doc) for doc in docs]}
+
+
+def _rouge_reason(options: Options) -> str:
+  """Why there is no ROUGE-L; "" if there is."""
+  if not options.rouge:
+    return "not asked for"
+  if importlib.util.find_spec("tensorflow_text") is None:
+    return "tensorflow-text (the extra [text]) is not installed"
+  return ""
+
+
+def _versions(splitter: str) -> dict[str, str]:
+  names = {"Levenshtein": importlib.metadata.version("Levenshtein")}
+  return names | sentences.versions(splitter)
+
+
+def report(scored: Scored, *, bootstrap: int = 0) -> dict[str, Any]:
+  """TRUST-SCORE of what was read, as stored in JSON.
 
   The metrics on top are the task's, or the mean over the tasks; `tasks` has
-  each task's own, `answerable_only` those over the answerable records.
+  each task's own, `answerable_only` those over the answerable records,
+  `concise` those where length costs (`trust_score.concise`).
   """
-  rows = trust_score.per_record(
-    records,
-    verifier=verifiers.make(verifier),
-    splitter=text.splitter(splitter),
-    refusal_flag=refusal_flag,
-    refusal_threshold=refusal_threshold,
-  )
-  tasks = trust_score.by_task(rows)
+  tables = scored.tables
+  tasks = table.scores(tables)
   out = tasks.pop("macro")
   if len(tasks) > 1:
     out |= {"tasks": tasks}
-  answerable = [row for row in rows if row["answerable"]]
-  if answerable:
-    out |= {"answerable_only": trust_score.by_task(answerable)["macro"]}
+  if answerable := table.answerable(tables):
+    out |= {"answerable_only": table.scores(answerable)["macro"]}
+  concise: dict[str, Any] = table.scores(tables, summary.concise)["macro"]
   if bootstrap:
-    spans = trust_score.intervals(rows, n=bootstrap)
+    drawn = bootstrap_lib.resample(tables, n=bootstrap)
+    spans = bootstrap_lib.spans(drawn)
     out |= {"intervals": {name: list(span) for name, span in spans.items()}}
+    spans = bootstrap_lib.spans(drawn, summary.concise)
+    concise |= {"intervals": {name: list(x) for name, x in spans.items()}}
   return out | {
-    "extras": trust_score.extras(records),
-    "meta": {
-      "verifier": describe(verifier),
-      "splitter": splitter,
-      "records": len(records),
-      "bootstrap": bootstrap,
-    },
+    "concise": concise,
+    "extras": scored.extras,
+    "meta": scored.meta | {"bootstrap": bootstrap},
+  }
+
+
+def score(
+  records: Iterable[Mapping[str, Any]],
+  verifier: config.Verifier | verifiers.Verifier,
+  *,
+  splitter: str,
+  bootstrap: int = 0,
+  **options: Any,
+) -> dict[str, Any]:
+  """TRUST-SCORE of records with outputs, as stored in JSON (`report`).
+
+  Args:
+    records: in the format of `record`.
+    verifier: a config, or any verifier that has a `name`.
+    splitter: the name of one.
+    bootstrap: resamples of the intervals; 0 = none.
+    **options: further fields of `Options`.
+  """
+  how = Options(splitter=splitter, **options)
+  return report(read(records, verifier, how), bootstrap=bootstrap)
+
+
+def compare(ours: Scored, theirs: Scored, *, bootstrap: int) -> dict[str, Any]:
+  """(mean, low, high) of each metric of `ours` minus `theirs`, paired.
+
+  Those of `concise` stand under that name.  The ends are NaN without a
+  bootstrap.
+
+  Raises:
+    UserError: the two are not outputs for the same questions.
+  """
+  pair = bootstrap_lib.Pair(ours.tables, theirs.tables, n=bootstrap)
+  listed = lambda found: {name: list(x) for name, x in found.items()}
+  return listed(pair.difference()) | {
+    "concise": listed(pair.difference(summary.concise))
   }
 
 
 def difference(
-  records: Sequence[Mapping[str, Any]],
-  against: Sequence[Mapping[str, Any]],
-  verifier: config.Verifier,
+  records: Iterable[Mapping[str, Any]],
+  against: Iterable[Mapping[str, Any]],
+  verifier: config.Verifier | verifiers.Verifier,
   *,
   splitter: str,
   bootstrap: int,
-) -> dict[str, list[float]]:
-  """(mean, low, high) of each metric of `records` minus `against`, paired.
-
-  The ends are NaN without a bootstrap.
-  """
-  judge, split = verifiers.make(verifier), text.splitter(splitter)
-  ours, theirs = (
-    trust_score.per_record(x, verifier=judge, splitter=split)
-    for x in (records, against)
-  )
-  found = trust_score.difference(ours, theirs, n=bootstrap)
-  return {name: list(values) for name, values in found.items()}
+  **options: Any,
+) -> dict[str, Any]:
+  """The paired difference of two systems' records (`compare`)."""
+  how = Options(splitter=splitter, **options)
+  ours, theirs = (read(x, verifier, how) for x in (records, against))
+  return compare(ours, theirs, bootstrap=bootstrap)
 
 
 def describe(verifier: config.Verifier) -> str:

@@ -8,14 +8,27 @@ import dataclasses
 import functools
 import re
 import string
-from collections.abc import Callable, Sequence
 
 import Levenshtein
-import punkt as punkt_model
 
-from grounded_jax.records import UserError
+from grounded_jax.sentences import Splitter, punkt, rule, splitter, tf_text
 
-Splitter = Callable[[str], Sequence[str]]
+__all__ = (
+  "TAGS",
+  "Layout",
+  "Splitter",
+  "citations",
+  "is_refusal",
+  "list_items",
+  "normalize",
+  "punkt",
+  "refusal_similarity",
+  "remove_citations",
+  "rule",
+  "split_layout",
+  "splitter",
+  "tf_text",
+)
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -141,66 +154,3 @@ def split_layout(text: str) -> Layout:
     holds=False,
     tag_count=tag_count,
   )
-
-
-def punkt(text: str) -> list[str]:
-  """The sentences by NLTK's English Punkt parameters, without a download.
-
-  A citation after the full stop goes to the next sentence, as in the
-  published metric.
-  """
-  return list(_punkt(text))
-
-
-@functools.cache
-def _punkt_tokenizer() -> punkt_model.PunktSentenceTokenizer:
-  return punkt_model.tokenizer_for("english")
-
-
-@functools.lru_cache(maxsize=4096)  # rewards and metric read an answer twice
-def _punkt(text: str) -> tuple[str, ...]:
-  return tuple(_punkt_tokenizer().tokenize(text))
-
-
-# A sentence ends at . ! or ?, with closing quotes or brackets and then its
-# citations; what follows starts with a capital, a digit or an opening mark.
-_STOP = re.compile(
-  r"(?<![.!?])[.!?]++[\"'”’)]*(?:\s*\[\d+(?:\s*[,-]\s*\d+)*\])*"
-  r"(?=\s+[\"'“‘(\[]?[^\W_a-z])"
-)
-_ABBREVIATION = re.compile(
-  r"(?:\b(?:Dr|Mr|Mrs|Ms|Prof|Rev|Hon|St|Mt|Ft|Jr|Sr|Gen|Col|Capt|Lt|Sgt|Sen"
-  r"|Rep|Gov|Pres|No|Nos|Vol|Fig|Eq|Sec|Art|Inc|Ltd|Co|Corp|Bros|vs|cf|etc"
-  r"|al|ca|approx|e\.g|i\.e|a\.m|p\.m|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct"
-  r"|Nov|Dec)|(?<![A-Za-z])(?:[A-Z]\.)*[A-Z])\.$"
-)
-
-
-def rule(text: str) -> list[str]:
-  """The sentences by a rule that keeps citations with what they follow.
-
-  "It rained. [1] Then" splits after "[1]"; abbreviations, initials and
-  decimals do not split unless citations follow the stop.
-  """
-  sentences, start = [], 0
-  for match in _STOP.finditer(text):
-    cited = "[" in match.group()
-    tail = text[max(start, match.end() - 16) : match.end()]
-    if not cited and _ABBREVIATION.search(tail):
-      continue
-    sentences.append(text[start : match.end()].strip())
-    start = match.end()
-  sentences.append(text[start:].strip())
-  return [sentence for sentence in sentences if sentence]
-
-
-def splitter(name: str) -> Splitter:
-  """The sentence splitter called `name`: "punkt" or "rule".
-
-  Raises:
-    UserError: there is none of that name.
-  """
-  splitters = {"punkt": punkt, "rule": rule}
-  if name not in splitters:
-    raise UserError(f"splitter={name!r} must be one of {', '.join(splitters)}.")
-  return splitters[name]

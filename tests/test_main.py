@@ -305,6 +305,62 @@ def test_score_mode_scores_and_compares(folder, capsys):
   assert "95%" in err and "nan" not in err
 
 
+def test_score_mode_reads_the_published_evaluators_file(folder, capsys):
+  rows = [
+    json.loads(line)
+    for line in (folder / "records.jsonl").read_text().splitlines()
+  ]
+  flag = config.Rewards().refusal_flag
+  said = [
+    {k: row[k] for k in ("question", "answers", "docs")}
+    | {"output": "Salt is sold [1]." if i % 3 != 2 else "No idea"}
+    for i, row in enumerate(rows)
+  ]
+  hundred = [
+    row | {"docs": row["docs"] + [row["docs"][-1]] * 95} for row in said
+  ]
+  log.write_json(folder / "pub.json", {"data": hundred, "config": {"seed": 1}})
+  options = ("--outputs=pub.json", "--task=short", "--bootstrap=0")
+  code, out, err = call(capsys, "--mode=score", *options, "--docs=5")
+  got = json.loads(out)
+  assert code == 0
+  assert got["answered_ratio"] == 100
+  assert (
+    got["meta"]["splitter"] == "punkt" and "nltk" in got["meta"]["versions"]
+  )
+  assert set(got["concise"]) == {"trust", "f1_ac", "f1_gc"}
+  assert got["concise"]["trust"] <= got["trust"] + 1e-9 and "concise" in err
+  assert got["extras"]["rouge_l"] is None and got["meta"]["rouge_l"]
+  more = ("--refusal_flag=No idea", "--refusal_threshold=90")
+  code, out, _ = call(
+    capsys, "--mode=score", *options, *more, "--at_most_citations=1"
+  )
+  other = json.loads(out)
+  assert code == 0 and other["f1_gr"] == 100
+  assert other["meta"]["refusal_flag"] == "No idea"
+  assert other["meta"]["at_most_citations"] == 1
+  assert flag != "No idea"
+
+
+def test_score_mode_pairs_two_files_in_any_order(folder, capsys):
+  rows = [
+    json.loads(line)
+    for line in (folder / "records.jsonl").read_text().splitlines()
+  ]
+  said = [
+    row | {"id": str(i), "output": f"Salt is sold [{1 + i % 2}]."}
+    for i, row in enumerate(rows)
+  ]
+  log.write_jsonl(folder / "one.jsonl", said)
+  log.write_json(folder / "two.json", {"data": said[::-1]})
+  both = ("--mode=score", "--outputs=one.jsonl", "--against=two.json")
+  code, out, _ = call(capsys, *both, "--bootstrap=20")
+  found = json.loads(out)["difference"]
+  assert code == 0
+  assert found["concise"].keys() == {"trust", "f1_ac", "f1_gc"}
+  assert all(x == [0, 0, 0] for k, x in found.items() if k != "concise")
+
+
 def test_train_eval_and_answer_from_the_command_line(folder, capsys):
   code, out, _ = call(capsys, RUN, "--workdir=run")
   assert code == 0

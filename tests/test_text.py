@@ -4,7 +4,6 @@ import pathlib
 import pytest
 
 from grounded_jax import text
-from grounded_jax.records import UserError
 
 GOLDENS = pathlib.Path(__file__).parents[2] / "shared" / "goldens"
 FLAG = "I apologize, but I couldn't find an answer"
@@ -73,42 +72,6 @@ def test_refusal_similarity_equals_the_published_evaluator():
   assert got == [vector["score"] for vector in golden["vectors"]]
 
 
-def test_punkt_leaves_a_citation_after_the_stop_to_the_next_sentence():
-  assert text.punkt("It rained. [1] Then Dr. No left. [2]") == [
-    "It rained.",
-    "[1] Then Dr. No left.",
-    "[2]",
-  ]
-
-
-def test_rule_keeps_citations_abbreviations_and_decimals_together():
-  assert text.rule(
-    "Dr. No paid 3.5 pounds. [1][2] Then J. R. Smith left [3]. The end.[4]"
-  ) == [
-    "Dr. No paid 3.5 pounds. [1][2]",
-    "Then J. R. Smith left [3].",
-    "The end.[4]",
-  ]
-
-
-def test_punkt_gives_the_sentences_that_the_published_evaluator_used():
-  paths = sorted(GOLDENS.glob("[ae]*.json"))
-  if not paths:
-    pytest.skip("needs ../shared/goldens")
-  for path in paths:
-    golden = json.loads(path.read_text())
-    if "per_record" in golden:
-      for record, row in zip(
-        golden["records"], golden["per_record"], strict=True
-      ):
-        assert text.punkt(record["output"]) == row["sentences"]
-
-
-def test_an_unknown_splitter_is_refused_by_name():
-  with pytest.raises(UserError, match="'words' must be one of punkt, rule"):
-    text.splitter("words")
-
-
 @pytest.mark.parametrize(
   ("written", "holds", "tag_count"),
   [
@@ -142,7 +105,6 @@ def test_a_malformed_completion_is_its_text_minus_tags():
   "written", ["." * 50_000, "A. B " * 10_000, "[1]" * 20_000, "<think>" * 9000]
 )
 def test_hostile_texts_are_read_in_linear_time(written):
-  text.rule(written)
   text.split_layout(written)
   text.remove_citations(written)
   text.refusal_similarity(FLAG, written)

@@ -13,18 +13,22 @@ from typing import Any
 from grounded_jax import text
 from grounded_jax.records import TASKS, UserError, check_doc
 from grounded_jax.trust_score import citations, correctness
-from grounded_jax.trust_score.bootstrap import difference, intervals
-from grounded_jax.trust_score.extras import extras
-from grounded_jax.trust_score.summary import METRICS, by_task
+from grounded_jax.trust_score.bootstrap import Pair, difference, intervals
+from grounded_jax.trust_score.concise import brevity
+from grounded_jax.trust_score.extras import Extras
+from grounded_jax.trust_score.summary import METRICS
+from grounded_jax.trust_score.table import by_task, collect
 from grounded_jax.verifiers import Verifier
 
 __all__ = (
   "METRICS",
+  "Extras",
+  "Pair",
   "by_task",
+  "collect",
   "difference",
   "evaluate",
   "evaluate_mixed",
-  "extras",
   "intervals",
   "iterate",
   "per_record",
@@ -112,10 +116,11 @@ def iterate(
 ) -> Iterator[dict[str, Any]]:
   """Yields one row per record, in order, holding only a chunk at a time.
 
-  A row has task, question, answerable, supported and found (one bool per
-  gold), correctness (percent, 0 for a refusal), refusal_score and is_refusal
-  of the output as it is and without citations (..._no_citations), sentences,
-  citation_recall and citation_precision (percent; None without a sentence).
+  A row has id (None without), task, question, answerable, supported and found
+  (one bool per gold), correctness and parametric (percent, 0 for a refusal),
+  refusal_score and is_refusal of the output as it is and without citations
+  (..._no_citations), sentences, citation_recall and citation_precision
+  (percent; None without a sentence), brevity (0..1, module `concise`).
 
   Raises:
     UserError: there are no records, or one cannot be scored.
@@ -172,6 +177,7 @@ def _refusals(
     text.refusal_similarity(flag, output) for output in (record["output"], bare)
   )
   return {
+    "id": record.get("id"),
     "task": record["task"],
     "question": record["question"],
     "answerable": any(supported),
@@ -181,6 +187,7 @@ def _refusals(
     "is_refusal": as_is > threshold,
     "refusal_score_no_citations": without,
     "is_refusal_no_citations": without > threshold,
+    "brevity": brevity(record),
   }
 
 
@@ -189,7 +196,7 @@ def _correctness(
   rows: Sequence[dict[str, Any]],
   verifier: Verifier,
 ) -> None:
-  """Adds `found` and `correctness` to every row; claims in one call.
+  """Adds `found`, `correctness` and `parametric`; claims in one call.
 
   Claims are read with citations removed twice ("[[1]2]" leaves "[2" after
   the first time), and only a claim's first wording counts (as published).
@@ -214,8 +221,12 @@ def _correctness(
         else correctness.contained(answers, output)
       )
       score = correctness.share(found, supported)
+    answered = not row["is_refusal_no_citations"]
     row["found"] = found
-    row["correctness"] = 0.0 if row["is_refusal_no_citations"] else 100 * score
+    row["correctness"] = 100 * score if answered else 0.0
+    most = correctness.TOP if row["task"] == "list" else None
+    unsupported = correctness.parametric(found, supported, most)
+    row["parametric"] = 100 * unsupported if answered else 0.0
 
 
 def _citations(

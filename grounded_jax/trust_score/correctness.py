@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from grounded_jax import text
 
-_TOP = 5  # a list that names five golds has full recall
+TOP = 5  # a list that names five golds has full recall
 
 
 def contained(answers: Sequence[Sequence[str]], output: str) -> list[bool]:
@@ -38,6 +38,23 @@ def share(found: Sequence[bool], supported: Sequence[bool]) -> float:
   return sum(hits) / len(hits) if hits else 0.0
 
 
+def parametric(
+  found: Sequence[bool], supported: Sequence[bool], most: int | None = None
+) -> float:
+  """The share of all golds that is found only beside the passages' support.
+
+  Recall of all golds minus recall of the supported ones among all, each with
+  at most `most` hits and golds (as published; None = all of them).
+  """
+  hits = sum(
+    hit and counts for hit, counts in zip(found, supported, strict=True)
+  )
+  if not found:
+    return 0.0
+  most = len(found) if most is None else most
+  return (min(most, sum(found)) - min(most, hits)) / min(most, len(found))
+
+
 def list_f1(
   answers: Sequence[Sequence[str]],
   output: str,
@@ -55,7 +72,7 @@ def list_f1(
   aliases = {text.normalize(alias) for gold in golds for alias in gold}
   precision = sum(item in aliases for item in items) / len(items)
   hits = sum(h for h, counts in zip(found, supported, strict=True) if counts)
-  recall = min(_TOP, hits) / min(_TOP, len(golds))
+  recall = min(TOP, hits) / min(TOP, len(golds))
   both = precision + recall
   return 2 * precision * recall / both if both else 0.0
 

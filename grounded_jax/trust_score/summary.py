@@ -4,7 +4,7 @@ One formula serves the score itself and its bootstrap resamples, which are
 sums under other weights.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,10 @@ METRICS = (
   "citation_recall",
   "answered_ratio",
 )
+CONCISE = ("trust", "f1_ac", "f1_gc")
 
 # What is summed over the records; the order of a row's columns.
-_COLUMNS = (
+COLUMNS = (
   "records",
   "answered",
   "answerable",
@@ -41,20 +42,17 @@ _COLUMNS = (
   "cited",  # answered, with at least one sentence
   "recall",
   "precision",
+  "parametric",
+  # The credits once more, each times its record's brevity (`concise`).
+  "concise_p_credit",
+  "concise_r_credit",
+  "concise_recall",
+  "concise_precision",
 )
 
 
-def columns(
-  rows: Iterable[Mapping[str, Any]],
-) -> dict[str, Float[np.ndarray, "N K"]]:
-  """The summed quantities of each row, by task, rows in their order."""
-  by_task: dict[str, list[tuple[float, ...]]] = {}
-  for row in rows:
-    by_task.setdefault(row["task"], []).append(_columns(row))
-  return {task: np.array(rows, float) for task, rows in by_task.items()}
-
-
-def _columns(row: Mapping[str, Any]) -> tuple[float, ...]:
+def row_sums(row: Mapping[str, Any]) -> tuple[float, ...]:
+  """What one row adds to each of `COLUMNS`."""
   answered, answerable = not row["is_refusal"], row["answerable"]
   # Claims leave out what refuses once citations are removed; the other tasks
   # leave out what refuses as it stands, and score the former 0.
@@ -62,6 +60,13 @@ def _columns(row: Mapping[str, Any]) -> tuple[float, ...]:
     not row["is_refusal_no_citations"] if row["task"] == "claims" else answered
   )
   cited = answered and row["citation_recall"] is not None
+  credits = (
+    counted * row["correctness"],
+    answerable * row["correctness"],
+    row["citation_recall"] if cited else 0,
+    row["citation_precision"] if cited else 0,
+  )
+  p_credit, r_credit, recall, precision = credits
   values = (
     1,
     answered,
@@ -69,11 +74,13 @@ def _columns(row: Mapping[str, Any]) -> tuple[float, ...]:
     not answered and not answerable,
     answered and answerable,
     counted,
-    counted * row["correctness"],
-    answerable * row["correctness"],
+    p_credit,
+    r_credit,
     cited,
-    row["citation_recall"] if cited else 0,
-    row["citation_precision"] if cited else 0,
+    recall,
+    precision,
+    counted * row["parametric"],
+    *(row["brevity"] * credit for credit in credits),
   )
   return tuple(float(value) for value in values)
 
@@ -82,7 +89,7 @@ def metrics(
   sums: Float[np.ndarray, "R K"],
 ) -> dict[str, Float[np.ndarray, " R"]]:
   """The metrics, in percent, of R sums of columns (paper.md section 5)."""
-  s = {name: sums[:, k] for k, name in enumerate(_COLUMNS)}
+  s = _named(sums)
   # Refusal and answer F1 and their mean, F1_GR.
   refusal_precision = _ratio(s["right_refusals"], s["records"] - s["answered"])
   refusal_recall = _ratio(s["right_refusals"], s["records"] - s["answerable"])
@@ -120,6 +127,39 @@ def metrics(
   return dict(zip(METRICS, values, strict=True))
 
 
+def concise(
+  sums: Float[np.ndarray, "R K"],
+) -> dict[str, Float[np.ndarray, " R"]]:
+  """TRUST, F1_AC and F1_GC where a record's credit is cut by its length.
+
+  The published formulas over credits times brevity (module `concise`); F1_GR
+  is the published one, since whether to answer has no length.
+  """
+  s = _named(sums)
+  f1_ac = _harmonic(
+    _ratio(s["concise_p_credit"], s["p_count"]) / 100,
+    _ratio(s["concise_r_credit"], s["answerable"]) / 100,
+  )
+  f1_gc = _harmonic(
+    _ratio(s["concise_precision"], s["cited"]) / 100,
+    _ratio(s["concise_recall"], s["cited"]) / 100,
+  )
+  trust = (f1_ac + metrics(sums)["f1_gr"] + f1_gc) / 3
+  return dict(zip(CONCISE, (trust, f1_ac, f1_gc), strict=True))
+
+
+def parametric(
+  sums: Float[np.ndarray, "R K"],
+) -> dict[str, Float[np.ndarray, " R"]]:
+  """Mean percent, over the answered, of the golds found without support."""
+  s = _named(sums)
+  return {"parametric_rate": _ratio(s["parametric"], s["p_count"]) / 100}
+
+
+def _named(sums: np.ndarray) -> dict[str, np.ndarray]:
+  return {name: sums[:, k] for k, name in enumerate(COLUMNS)}
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
   """100 * part / whole, and 0 where whole is 0."""
   return 100 * np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
@@ -127,19 +167,3 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0)
-
-
-def by_task(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-  """The metrics of each task's rows, and under "macro" their plain mean."""
-  out = {
-    task: {
-      name: float(value[0])
-      for name, value in metrics(x.sum(0, keepdims=True)).items()
-    }
-    for task, x in columns(rows).items()
-  }
-  out["macro"] = {
-    name: sum(scores[name] for scores in out.values()) / len(out)
-    for name in METRICS
-  }
-  return out
