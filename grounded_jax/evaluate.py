@@ -73,8 +73,9 @@ def run(
   """
   answered = answers(policy, params, fitted, cfg, data=data, seed=seed)
   records = [scoring.record(x.example, x.completion) for x in answered]
-  metrics, rows = scores(records, cfg, rewards)
-  metrics["extras"] |= beside(answered, records, rows, cfg)
+  judge = verifiers.make(cfg.headline)
+  metrics, rows = scores(records, cfg, rewards, judge)
+  metrics["extras"] |= beside(answered, records, rows, cfg, judge)
   metrics["meta"] |= {
     "decoding": {
       "temperature": cfg.temperature,
@@ -96,7 +97,10 @@ def run(
 
 
 def scores(
-  records: Sequence[dict[str, Any]], cfg: config.Eval, rewards: config.Rewards
+  records: Sequence[dict[str, Any]],
+  cfg: config.Eval,
+  rewards: config.Rewards,
+  judge: verifiers.Metered,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """The headline's scores and rows, and what the reward's verifier says.
 
@@ -109,9 +113,7 @@ def scores(
     "refusal_flag": rewards.refusal_flag,
     "refusal_threshold": rewards.refusal_threshold,
   }
-  metrics = scoring.score(
-    records, cfg.headline, bootstrap=cfg.bootstrap, **options
-  )
+  metrics = scoring.score(records, judge, bootstrap=cfg.bootstrap, **options)
   rewarded = scoring.score(records, rewards.verifier, bootstrap=0, **options)
   metrics["reward_verifier"] = {
     name: rewarded[name] for name in trust_score.METRICS
@@ -122,7 +124,7 @@ def scores(
   metrics["verifier_gap_trust"] = gap("trust")
   rows = trust_score.per_record(
     records,
-    verifier=verifiers.make(cfg.headline),
+    verifier=judge,
     **(options | {"splitter": text.splitter(cfg.splitter)}),
   )
   return metrics, rows
@@ -133,10 +135,10 @@ def beside(
   records: Sequence[dict[str, Any]],
   rows: Sequence[dict[str, Any]],
   cfg: config.Eval,
+  judge: verifiers.Verifier,
 ) -> dict[str, Any]:
   """What stands beside TRUST: lengths, consistency, risk and coverage."""
   completions = [item.completion for item in answered]
-  judge = verifiers.make(cfg.headline)
   return {
     "completion_tokens": float(np.mean([c.tokens for c in completions])),
     "finished_ratio": 100 * float(np.mean([c.finished for c in completions])),

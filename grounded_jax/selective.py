@@ -137,6 +137,7 @@ def refusing(
     "is_refusal": True,
     "is_refusal_no_citations": True,
     "correctness": 0.0,
+    "parametric": 0.0,
   }
   below = lambda i: mark is not None and confidence[i] < mark
   return [{**rows[i], **(refused if below(i) else {})} for i in which]

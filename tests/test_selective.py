@@ -13,6 +13,8 @@ def row(correctness=0.0, answerable=True, refused=False, task="short"):
     "question": "?",
     "answerable": answerable,
     "correctness": correctness,
+    "parametric": 0.0,
+    "brevity": 1.0,
     "is_refusal": refused,
     "is_refusal_no_citations": refused,
     "citation_recall": 100.0,
