@@ -37,6 +37,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.11.25",
     "rich>=13.7",
     "safetensors>=0.5",
+    "sentencepiece>=0.2",
     "tensorboardX>=2.6.2",
     "tokenizers>=0.21",
     "transformers>=4.56",
@@ -45,6 +46,8 @@ setuptools.setup(
     "test": ["beartype>=0.20", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     # The oracles of the parity tests; CPU builds of torch do.
     "parity": ["torch>=2.6", "trl>=0.20"],
+    # Classifiers as verifiers.
+    "nli": ["torch>=2.6"],
     "tpu": ["jax[tpu]>=0.8"],
     "cuda": ["jax[cuda12]>=0.8"],
   },

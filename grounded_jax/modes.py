@@ -134,12 +134,15 @@ def score(
   against: str,
   splitter: str,
   verifier: str,
+  verifier_path: str,
   threshold: float,
 ) -> None:
   """TRUST-SCORE of any system's outputs, or of two and their difference."""
   if not outputs:
     raise UserError("--mode=score needs --outputs=FILE of records with output.")
-  judge = config.Verifier(kind=verifier, threshold=threshold)
+  judge = config.Verifier(
+    kind=verifier, threshold=threshold, path=verifier_path
+  )
   options = {"splitter": splitter, "bootstrap": bootstrap}
   records = _outputs(outputs, task)
   others = _outputs(against, task) if against else []

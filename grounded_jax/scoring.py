@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grounded_jax import config, log, text, trust_score, verifiers
+from grounded_jax import config, files, log, text, trust_score, verifiers
 from grounded_jax.records import Completion, Example
 
 
@@ -105,6 +105,9 @@ def describe(verifier: config.Verifier) -> str:
   """The verifier in a word, with the option that changes its verdicts."""
   if verifier.kind == "lexical":
     return f"lexical({verifier.threshold})"
+  if verifier.path:
+    dtype = f", {verifier.dtype}" if verifier.dtype else ""
+    return f"{verifier.kind}({files.label(verifier.path)}{dtype})"
   return verifier.kind
 
 

@@ -1,5 +1,7 @@
 """Who decides whether a premise supports a hypothesis."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -30,5 +32,20 @@ def make(cfg: config.Verifier) -> Verifier:
   made = {
     "lexical": lambda: lexical.Lexical(cfg.threshold),
     "oracle": world.Oracle,
+    # A model is the same one whatever is remembered of it.
+    "t5": lambda: _model(dataclasses.replace(cfg, cache=0)),
+    "classifier": lambda: _model(dataclasses.replace(cfg, cache=0)),
   }[cfg.kind]()
   return cache.Cached(made, cfg.cache)
+
+
+@functools.lru_cache(maxsize=2)  # a reward and a headline
+def _model(cfg: config.Verifier) -> Verifier:
+  """A model, loaded once for all that ask for it."""
+  if cfg.kind == "classifier":
+    from grounded_jax.verifiers import classifier
+
+    return classifier.Classifier(cfg)
+  from grounded_jax.verifiers import t5  # with jax
+
+  return t5.T5(cfg)
