@@ -1,14 +1,14 @@
-"""Small T5s: their shapes, random parameters, and their files."""
+"""Small T5s: their shapes, random parameters, texts and tokenizer."""
 
 import dataclasses
-import functools
-import json
+import io
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
+import sentencepiece
 
 from grounded_jax import t5
 from grounded_jax.weights import t5_directory, table
@@ -41,49 +41,10 @@ def parameters(shape: t5.Shape, seed: int = 0, dtype: str = "float32"):
   return graphdef, jax.tree.map_with_path(draw, params)
 
 
-def settings(shape: t5.Shape) -> dict:
-  """What config.json says of a shape."""
-  return {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
-    "d_model": shape.embed,
-    "d_ff": shape.mlp,
-    "d_kv": shape.head_dim,
-    "num_heads": shape.heads,
-    "num_layers": shape.layers,
-    "num_decoder_layers": shape.decoder_layers,
-    "vocab_size": shape.vocab,
-    "relative_attention_num_buckets": shape.buckets,
-    "relative_attention_max_distance": shape.max_distance,
-    "layer_norm_epsilon": shape.norm_eps,
-    "feed_forward_proj": "gated-gelu" if shape.gated else "relu",
-    "tie_word_embeddings": shape.tied,
-    "scale_decoder_outputs": shape.scaled,
-    "decoder_start_token_id": shape.start,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "is_encoder_decoder": True,
-    "dropout_rate": 0.1,
-  }
-
-
 def tensors(shape: t5.Shape, params) -> dict[str, np.ndarray]:
   """The parameters by their Hugging Face names."""
-  out = {}
-  for row in t5_directory.rows(shape):
-    leaf = np.asarray(functools.reduce(dict.__getitem__, row.path, params))
-    out |= table.tensors(row, t5_directory.sizes(shape), leaf)
-  return out
-
-
-def save(path: pathlib.Path, shape: t5.Shape, params) -> pathlib.Path:
-  """Writes config.json and model.safetensors; returns the directory."""
-  path.mkdir(parents=True, exist_ok=True)
-  safetensors.numpy.save_file(
-    tensors(shape, params), path / "model.safetensors"
-  )
-  (path / "config.json").write_text(json.dumps(settings(shape)))
-  return path
+  rows, sizes = t5_directory.rows(shape), t5_directory.sizes(shape)
+  return table.stored_tree(rows, sizes, params)
 
 
 def texts(shape: t5.Shape, lengths=(7, 3, 12), width: int = 12):
@@ -91,3 +52,67 @@ def texts(shape: t5.Shape, lengths=(7, 3, 12), width: int = 12):
   rng = np.random.default_rng(1)
   tokens = rng.integers(0, shape.vocab, (len(lengths), width))
   return jnp.array(tokens, jnp.int32), jnp.array(lengths, jnp.int32)
+
+
+WORDS = (
+  "the a cat sat on mat in Paris France river city runs through tower was"
+  " built by red blue green 1889 premise: hypothesis: Title:"
+).split()
+
+
+def write_spiece(path: pathlib.Path) -> pathlib.Path:
+  """A small SentencePiece model, laid out as T5's: pad 0, </s> 1, unk 2."""
+  rng = np.random.default_rng(0)
+  lines = [" ".join(rng.choice(WORDS, 12)) for _ in range(300)]
+  stream = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(lines + ["1", "0"] * 200),
+    model_writer=stream,
+    vocab_size=90,
+    pad_id=0,
+    eos_id=1,
+    unk_id=2,
+    bos_id=-1,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  (path / "spiece.model").write_bytes(stream.getvalue())
+  return path
+
+
+def pairs(count: int, longest: int = 60) -> tuple[list[str], list[str]]:
+  """Premises and hypotheses of random words and many lengths."""
+  rng = np.random.default_rng(3)
+  sized = lambda most: " ".join(rng.choice(WORDS, rng.integers(1, most + 1)))
+  return (
+    [sized(longest) for _ in range(count)],
+    [sized(1 + longest // 4) for _ in range(count)],
+  )
+
+
+def answering(
+  shape: t5.Shape, pieces: Sequence[int], ends: bool, seed: int = 0
+):
+  """Random parameters whose first token is one of `pieces`.
+
+  Args:
+    shape: of the model.
+    pieces: ids that alone have large logits at the first step.
+    ends: whether </s> follows each of them.
+    seed: of the parameters.
+  """
+  _, params = parameters(shape, seed)
+  rng = np.random.default_rng(seed)
+  d = shape.embed
+  end = rng.standard_normal(d).astype(np.float32)
+  end /= np.linalg.norm(end)
+  head = 0.01 * rng.standard_normal((d, shape.vocab)).astype(np.float32)
+  for piece in pieces:
+    column = rng.standard_normal(d).astype(np.float32)
+    head[:, piece] = 2 * (column - (column @ end) * end)
+    if ends:  # once said, the piece drowns all else in the decoder's stream
+      params["embed"][piece] = 1000 * end
+  params["decoder"]["norm"] = np.ones(d, np.float32)
+  if ends:
+    head[:, 1] = end
+  return params | {"head": head}

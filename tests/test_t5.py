@@ -171,10 +171,22 @@ def reference(shape, params):
   """The same model in transformers, in float32."""
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
-  settings = cases.settings(shape)
   model = transformers.T5ForConditionalGeneration(
     transformers.T5Config(
-      **{k: v for k, v in settings.items() if k != "architectures"}
+      d_model=shape.embed,
+      d_ff=shape.mlp,
+      d_kv=shape.head_dim,
+      num_heads=shape.heads,
+      num_layers=shape.layers,
+      num_decoder_layers=shape.decoder_layers,
+      vocab_size=shape.vocab,
+      relative_attention_num_buckets=shape.buckets,
+      relative_attention_max_distance=shape.max_distance,
+      layer_norm_epsilon=shape.norm_eps,
+      feed_forward_proj="gated-gelu" if shape.gated else "relu",
+      tie_word_embeddings=shape.tied,
+      scale_decoder_outputs=shape.scaled,
+      decoder_start_token_id=shape.start,
     )
   ).eval()
   state = {k: torch.tensor(v) for k, v in cases.tensors(shape, params).items()}

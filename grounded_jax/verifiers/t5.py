@@ -24,6 +24,11 @@ from grounded_jax.verifiers import batches
 from grounded_jax.verifiers.pieces import Pieces
 
 
+def text(premise: str, hypothesis: str) -> str:
+  """What the model reads of a pair."""
+  return f"premise: {premise} hypothesis: {hypothesis}"
+
+
 @functools.partial(
   jax.jit, static_argnames=("graphdef", "one", "zero", "dtype", "precision")
 )
@@ -63,11 +68,11 @@ class T5:
     """
     checkpoint = weights.read_t5(cfg.path)
     with reading(f"The tokenizer of {checkpoint.path}", "fetch it again"):
-      self._pieces = Pieces(checkpoint.path)
+      self.pieces = Pieces(checkpoint.path)
     shape = checkpoint.shape
-    if self._pieces.vocab > shape.vocab:
+    if self.pieces.vocab > shape.vocab:
       raise UserError(
-        f"{checkpoint.path}: the tokenizer has {self._pieces.vocab} pieces but"
+        f"{checkpoint.path}: the tokenizer has {self.pieces.vocab} pieces but"
         f" the model only {shape.vocab}: they do not belong together."
       )
     mesh = mesh_lib.local(cfg.mesh) if devices is None else devices
@@ -96,36 +101,32 @@ class T5:
   def _ask(
     self, premises: Sequence[str], hypotheses: Sequence[str]
   ) -> tuple[np.ndarray, np.ndarray]:
-    ids = self._pieces(
-      [
-        f"premise: {premise} hypothesis: {hypothesis}"
-        for premise, hypothesis in zip(premises, hypotheses, strict=True)
-      ]
-    )
+    pairs = zip(premises, hypotheses, strict=True)
+    ids = self.pieces([text(*pair) for pair in pairs])
     verdicts, shares = np.zeros(len(ids), bool), np.zeros(len(ids))
     plan = batches.plan([*map(len, ids)], self._batch_tokens, self._ways)
     # All are handed over before the first is waited for.
     asked = [self._judge(planned, ids) for planned in plan]
     for planned, answers in zip(plan, asked, strict=True):
-      texts = np.array(planned.texts)
+      places = np.array(planned.texts)
       verdict, share = jax.device_get(answers)
-      verdicts[texts] = verdict[: len(texts)]
-      shares[texts] = share[: len(texts)]
+      verdicts[places] = verdict[: len(places)]
+      shares[places] = share[: len(places)]
     return verdicts, shares
 
   def _judge(self, planned: batches.Planned, ids: Sequence[Sequence[int]]):
     tokens = np.zeros((planned.rows, planned.width), np.int32)
     length = np.ones(planned.rows, np.int32)  # of a row without text, too
-    for row, text in enumerate(planned.texts):
-      tokens[row, : len(ids[text])] = ids[text]
-      length[row] = len(ids[text])
+    for row, i in enumerate(planned.texts):
+      tokens[row, : len(ids[i])] = ids[i]
+      length[row] = len(ids[i])
     self.shapes.add(tokens.shape)
     return judge(
       self._graphdef,
       self._params,
       *jax.device_put((tokens, length), self._rows),
-      one=self._pieces.one,
-      zero=self._pieces.zero,
+      one=self.pieces.one,
+      zero=self.pieces.zero,
       dtype=self.dtype,
       # Float32 is asked for where its digits matter.
       precision="highest" if self.dtype == "float32" else "default",

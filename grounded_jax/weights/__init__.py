@@ -18,6 +18,7 @@ from grounded_jax.weights import gguf_file, hf_directory, t5_directory, table
 from grounded_jax.weights.checkpoint import Checkpoint
 from grounded_jax.weights.hf_directory import save
 from grounded_jax.weights.t5_directory import T5Checkpoint
+from grounded_jax.weights.t5_directory import save as save_t5
 
 __all__ = [
   "Checkpoint",
@@ -28,6 +29,7 @@ __all__ = [
   "read",
   "read_t5",
   "save",
+  "save_t5",
 ]
 
 _READERS = {"gguf": gguf_file.read, "hf": hf_directory.read}

@@ -1,13 +1,7 @@
 """Hugging Face directories: config.json and weights in, safetensors out."""
 
-import functools
-import json
 import pathlib
 from typing import Any
-
-import jax.numpy as jnp
-import numpy as np
-import safetensors.numpy
 
 from grounded_jax import config
 from grounded_jax.records import UserError, reading
@@ -64,18 +58,10 @@ def save(
     params: the parameter tree.
     dtype: stored as, "" = as the parameters are.
   """
-  tensors = {}
-  for row in table.rows(decoder):
-    leaf = np.asarray(functools.reduce(dict.__getitem__, row.path, params))
-    leaf = leaf.astype(jnp.dtype(dtype)) if dtype else leaf
-    tensors |= table.tensors(row, table.sizes(decoder), leaf)
+  sizes = table.sizes(decoder)
+  tensors = table.stored_tree(table.rows(decoder), sizes, params, dtype)
   held = next(iter(tensors.values())).dtype.name
-  path.mkdir(parents=True, exist_ok=True)
-  safetensors.numpy.save_file(
-    tensors, path / stored.SAFETENSORS, {"format": "pt"}
-  )
-  settings = json.dumps(_settings(decoder, held), indent=2)
-  (path / "config.json").write_text(settings + "\n", "utf-8")
+  stored.save(path, tensors, _settings(decoder, held))
 
 
 def _settings(decoder: config.Decoder, dtype: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 
 from grounded_jax.records import UserError
 from grounded_jax.weights import torch_file
@@ -88,6 +89,18 @@ def _safetensors(file: pathlib.Path) -> dict[str, Tensor]:
     )
     for name in opened.keys()
   }
+
+
+def save(
+  path: pathlib.Path,
+  tensors: dict[str, np.ndarray],
+  settings: Mapping[str, Any],
+) -> None:
+  """Writes a directory of one safetensors file and its config.json."""
+  path.mkdir(parents=True, exist_ok=True)
+  safetensors.numpy.save_file(tensors, path / SAFETENSORS, {"format": "pt"})
+  content = json.dumps(settings, indent=2) + "\n"
+  (path / "config.json").write_text(content, "utf-8")
 
 
 def json_of(path: pathlib.Path) -> Any:

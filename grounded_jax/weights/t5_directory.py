@@ -84,6 +84,42 @@ def read(path: pathlib.Path) -> T5Checkpoint:
   return T5Checkpoint(path=path, shape=shape, tensor=tensors.__getitem__)
 
 
+def save(
+  path: pathlib.Path,
+  shape: t5.Shape,
+  params: Mapping[str, Any],
+  dtype: str = "",
+) -> None:
+  """Writes config.json and model.safetensors, as transformers reads them.
+
+  Args:
+    path: a directory, made if it does not exist.
+    shape: of the model.
+    params: the parameter tree.
+    dtype: stored as, "" = as the parameters are.
+  """
+  tensors = table.stored_tree(rows(shape), sizes(shape), params, dtype)
+  values = vars(shape)
+  settings = {name: values[field] for name, (field, _) in _FIELDS.items()}
+  stored.save(
+    path,
+    tensors,
+    settings
+    | {
+      "architectures": [_ARCHITECTURES[0]],
+      "model_type": "t5",
+      "is_encoder_decoder": True,
+      "num_decoder_layers": shape.decoder_layers,
+      "feed_forward_proj": "gated-gelu" if shape.gated else "relu",
+      "tie_word_embeddings": shape.tied,
+      "scale_decoder_outputs": shape.scaled,
+      "decoder_start_token_id": shape.start,
+      "pad_token_id": 0,
+      "eos_token_id": 1,
+    },
+  )
+
+
 def _unused(name: str) -> bool:
   """Copies of the embedding, a tied head, a table that nothing reads."""
   return name in (

@@ -6,10 +6,12 @@ is the transpose, reshaped; `inputs` counts the leaf's input axes.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -191,4 +193,15 @@ def tensors(
     if row.inputs:
       one = one.reshape(math.prod(one.shape[: row.inputs]), -1).T
     out[row.hf.format(i)] = np.ascontiguousarray(one)
+  return out
+
+
+def stored_tree(
+  rows: Sequence[Row], sizes: Sizes, params: Mapping[str, Any], dtype: str = ""
+) -> dict[str, Float[np.ndarray, "..."]]:
+  """A parameter tree as files hold it, in `dtype` ("" = each leaf's own)."""
+  out = {}
+  for row in rows:
+    leaf = np.asarray(functools.reduce(dict.__getitem__, row.path, params))
+    out |= tensors(row, sizes, leaf.astype(jnp.dtype(dtype or leaf.dtype)))
   return out
