@@ -38,6 +38,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.11.25",
     "rich>=13.7",
     "safetensors>=0.5",
+    "sentencepiece>=0.2",
     "tensorboardX>=2.6.2",
     "tokenizers>=0.21",
     "transformers>=4.56",
@@ -54,6 +55,8 @@ setuptools.setup(
     "parity": ["torch>=2.6", "trl>=0.20"],
     # The splitter tf_text and ROUGE-L; brings tensorflow.
     "text": ["tensorflow-text>=2.19"],
+    # Classifiers as verifiers.
+    "nli": ["torch>=2.6"],
     "tpu": ["jax[tpu]>=0.8"],
     "cuda": ["jax[cuda12]>=0.8"],
   },

@@ -16,8 +16,8 @@ from typing import Any
 from grounded_jax.records import UserError
 
 SPLITTERS = ("punkt", "rule", "tf_text")
-VERIFIERS = ("lexical", "oracle")
-RULES = ("lexical", "oracle")  # verifiers that are code, not a model
+VERIFIERS = ("lexical", "oracle", "t5", "classifier")
+MODEL_VERIFIERS = ("t5", "classifier")  # those that `path` names a model for
 
 
 def _choice(name: str, value: Any, allowed: tuple) -> None:
@@ -176,33 +176,54 @@ class Data:
 class Verifier:
   """Who decides whether a passage supports a statement."""
 
-  kind: str = "lexical"  # lexical, oracle (embedded world only)
+  # lexical, oracle (embedded world only), or a model: t5 (it answers 1 or 0),
+  # classifier (any sequence classification of NLI; needs the extra [nli])
+  kind: str = "lexical"
   threshold: float = 0.6  # lexical: share of content words that must be found
   cache: int = 1_000_000  # remembered (premise, hypothesis) pairs
   # A directory where a model's verdicts outlast the run; other runs and
   # processes may use it too.  "" = none.
   disk: str = ""
+  path: str = ""  # of a model: its directory, or its name on the hub
+  # Of a model's arithmetic; "" = bfloat16 on accelerators, float32 on CPUs.
+  dtype: str = ""
+  batch_tokens: int = 8192  # of a model: padded tokens judged at once
+  # Of t5: devices of each process; a product below their number = the first
+  # so many of them.
+  mesh: Mesh = Mesh()
 
   def __post_init__(self):
     _choice("kind", self.kind, VERIFIERS)
-    if self.disk and self.kind in RULES:
+    if self.disk and self.kind not in MODEL_VERIFIERS:
       raise UserError(
         f"disk={self.disk!r} is for verifiers that are models: what"
         f" {self.kind} says is soon found anew and changes with its code. Leave"
         " disk empty."
       )
-    _positive(self, "threshold")
+    _positive(self, "threshold", "batch_tokens")
     _within(self, "threshold", high=1)
     _within(self, "cache")
+    _choice("dtype", self.dtype, ("", "float32", "bfloat16"))
+    if self.kind in MODEL_VERIFIERS and not self.path:
+      raise UserError(
+        f"a verifier of kind={self.kind} needs a path: a directory with the"
+        " model or its name on the Hugging Face hub; the judge of the published"
+        " scores is google/t5_xxl_true_nli_mixture, of kind t5 (`hf download"
+        " google/t5_xxl_true_nli_mixture --local-dir DIR`, 11 billion"
+        " parameters)."
+      )
+    if self.kind not in MODEL_VERIFIERS and self.path:
+      raise UserError(
+        f"path={self.path!r} names a verifier's model, but kind={self.kind}"
+        f" reads none: set kind to {' or '.join(MODEL_VERIFIERS)}."
+      )
 
   @property
-  def judge(self) -> "Verifier":
-    """The same for any two that give the same verdicts."""
-    # Where verdicts are kept makes no other judge.
-    fixed = {"cache": 0, "disk": ""}
-    if self.kind != "lexical":
-      fixed["threshold"] = 1.0  # not read
-    return dataclasses.replace(self, **fixed)
+  def judge(self) -> tuple[str, str | float]:
+    """What decides its verdicts: two of one judge are the same verifier."""
+    if self.kind in MODEL_VERIFIERS:
+      return self.kind, self.path
+    return self.kind, self.threshold if self.kind == "lexical" else ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -452,7 +473,7 @@ class Experiment:
       if stage.objective == "grpo" and stage.rewards.verifier.judge in judges:
         raise UserError(
           f"the stage {stage.name} is rewarded by the judge of an evaluation:"
-          " give its headline another kind or threshold."
+          " give its headline another kind, threshold or path."
         )
 
 

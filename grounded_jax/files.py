@@ -1,6 +1,8 @@
 """Where the files of a model lie: what `config.Model.path` may name."""
 
 import dataclasses
+import functools
+import hashlib
 import importlib.util
 import pathlib
 
@@ -10,6 +12,9 @@ WARMSTART = pathlib.Path(__file__).parent / "warmstart"
 
 _TOKENIZER_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
 _WEIGHT_FILES = (*_TOKENIZER_FILES, "*.safetensors")
+_TORCH_FILES = ("pytorch_model*.bin",)  # of models that have nothing safer
+_SAMPLES = 256  # pieces of a large file that its fingerprint reads,
+_PIECE = 2**14  # of so many bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,13 +108,45 @@ def _on_hub(name: str, weights: bool) -> Found:
 
   patterns = _WEIGHT_FILES if weights else _TOKENIZER_FILES
   try:
-    path = huggingface_hub.snapshot_download(
-      name, allow_patterns=list(patterns)
+    path = pathlib.Path(
+      huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
     )
+    if weights and not any(path.glob("*.safetensors")):
+      huggingface_hub.snapshot_download(name, allow_patterns=list(_TORCH_FILES))
   except (OSError, ValueError) as error:
     raise UserError(
       f"The model {name!r} is no directory here and the Hugging Face hub did"
       f" not give it ({type(error).__name__}): run `hf download {name}"
-      " --local-dir DIR` where there is a network and set model.path=DIR."
+      " --local-dir DIR` where there is a network and give DIR as its path."
     ) from None
-  return Found(kind="hf", path=pathlib.Path(path))
+  return Found(kind="hf", path=path)
+
+
+@functools.cache
+def label(name: str) -> str:
+  """A model in a word: what it is called, and a short hash of its files."""
+  path = find(name).path
+  here = pathlib.Path(name).expanduser().exists()
+  return f"{path.resolve().name if here else name}#{fingerprint(path)}"
+
+
+def fingerprint(path: pathlib.Path) -> str:
+  """A short hash of a model: of its files' names, sizes and contents.
+
+  Of a large file it reads pieces at even distances, for a model may have
+  billions of numbers; training changes most of them.
+  """
+  files = [path]
+  if path.is_dir():
+    patterns = (*_WEIGHT_FILES, *_TORCH_FILES)
+    files = sorted({f for pattern in patterns for f in path.glob(pattern)})
+  out = hashlib.sha256()
+  for file in files:
+    size = file.stat().st_size
+    out.update(f"{file.name}:{size};".encode())
+    step = max(_PIECE, size // _SAMPLES)
+    with file.open("rb") as stream:
+      for start in range(0, size, step):
+        stream.seek(start)
+        out.update(stream.read(_PIECE))
+  return out.hexdigest()[:8]

@@ -47,6 +47,7 @@ MODES = {
     "against",
     "splitter",
     "verifier",
+    "verifier_path",
     "threshold",
     "refusal_flag",
     "refusal_threshold",
@@ -100,6 +101,12 @@ def define_flags(values: flags.FlagValues) -> None:
   text("against", "", "score: a second file, for paired differences.")
   choice("splitter", "punkt", config.SPLITTERS, "score: splits sentences.")
   choice("verifier", "lexical", config.VERIFIERS, "score: judges support.")
+  text(
+    "verifier_path",
+    "",
+    "score: the model of --verifier=t5 or classifier: a directory, or a name of"
+    " the Hugging Face hub.",
+  )
   flags.DEFINE_float(
     "threshold",
     config.Verifier().threshold,

@@ -60,6 +60,23 @@ def make(cfg: config.Mesh) -> Mesh:
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def local(cfg: config.Mesh) -> Mesh:
+  """Returns a mesh of this process's own devices, or of the first of them.
+
+  What one process asks alone must not wait for another.
+  """
+  devices = jax.local_devices()
+  asked = (cfg.data, cfg.fsdp, cfg.tensor)
+  if -1 not in asked:
+    devices = devices[: math.prod(asked)]
+  return jax.make_mesh(
+    sizes(cfg, len(devices)),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices,
+  )
+
+
 def _is_axes(node: Any) -> bool:
   return isinstance(node, tuple)
 
@@ -93,8 +110,8 @@ def shardings(mesh: Mesh | AbstractMesh, axes: Any, shapes: Any = None) -> Any:
   )
 
 
-def _ways(mesh: Mesh | AbstractMesh, axis: str) -> int:
-  """In how many parts the mesh cuts a logical axis."""
+def ways(mesh: Mesh | AbstractMesh, axis: str) -> int:
+  """Returns in how many parts the mesh cuts a logical axis."""
   return math.prod(mesh.shape[name] for name in RULES.get(axis, ()))
 
 
@@ -102,8 +119,7 @@ def _check(
   mesh: Mesh | AbstractMesh, path: Any, axes: tuple[str, ...], shape: Any
 ) -> None:
   for axis, size in zip(axes, shape, strict=True):
-    ways = _ways(mesh, axis)
-    if size % ways:
+    if size % ways(mesh, axis):
       where = jax.tree_util.keystr(path, simple=True, separator=".")
       over = " * ".join(f"mesh.{n}={mesh.shape[n]}" for n in RULES[axis])
       raise UserError(
@@ -119,9 +135,9 @@ def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 def check_rows(mesh: Mesh | AbstractMesh, name: str, count: int) -> None:
   """Raises UserError unless `count` prompts divide over the devices."""
-  ways = _ways(mesh, "batch")
-  if count % ways:
+  devices = ways(mesh, "batch")
+  if count % devices:
     raise UserError(
-      f"{name}={count} prompts are not divisible by the {ways} devices of"
+      f"{name}={count} prompts are not divisible by the {devices} devices of"
       f" mesh.data={mesh.shape['data']} * mesh.fsdp={mesh.shape['fsdp']}."
     )

@@ -212,6 +212,7 @@ def score(
   against: str,
   splitter: str,
   verifier: str,
+  verifier_path: str,
   threshold: float,
   refusal_flag: str,
   refusal_threshold: int,
@@ -221,7 +222,9 @@ def score(
   """TRUST-SCORE of any system's outputs, or of two and their difference."""
   if not outputs:
     raise UserError("--mode=score needs --outputs=FILE of records with output.")
-  judge = config.Verifier(kind=verifier, threshold=threshold)
+  judge = config.Verifier(
+    kind=verifier, threshold=threshold, path=verifier_path
+  )
   options = scoring.Options(
     splitter=splitter,
     refusal_flag=refusal_flag,

@@ -14,6 +14,7 @@ from typing import Any
 
 from grounded_jax import (
   config,
+  files,
   log,
   sentences,
   text,
@@ -265,6 +266,9 @@ def describe(verifier: config.Verifier) -> str:
   """The verifier in a word, with the option that changes its verdicts."""
   if verifier.kind == "lexical":
     return f"lexical({verifier.threshold})"
+  if verifier.path:
+    dtype = f", {verifier.dtype}" if verifier.dtype else ""
+    return f"{verifier.kind}({files.label(verifier.path)}{dtype})"
   return verifier.kind
 
 

@@ -55,6 +55,25 @@ def test_a_reward_does_not_judge_itself():
     dataclasses.replace(experiment(), evals=(dev,))
 
 
+def test_one_model_is_one_judge_however_it_is_run():
+  rewarded = config.Stage(name="any").rewards
+  t5 = config.Verifier(kind="t5", path="DIR")
+  stage = dataclasses.replace(
+    config.Stage(name="first"),
+    rewards=dataclasses.replace(rewarded, verifier=t5),
+  )
+  for changes in ({"batch_tokens": 1}, {"cache": 5}, {"dtype": "float32"}):
+    judge = dataclasses.replace(t5, **changes)
+    dev = config.Eval(
+      name="dev", source=config.Source(path="x"), headline=judge
+    )
+    with pytest.raises(UserError, match="first is rewarded by the judge"):
+      config.Experiment(name="tiny", stages=(stage,), evals=(dev,))
+  other = dataclasses.replace(t5, path="OTHER")
+  dev = config.Eval(name="dev", source=config.Source(path="x"), headline=other)
+  config.Experiment(name="tiny", stages=(stage,), evals=(dev,))
+
+
 def test_dictionary_form_round_trips():
   made = config.from_dict(config.Experiment, config.to_dict(experiment()))
   assert made == experiment()
@@ -126,7 +145,12 @@ def test_an_integer_is_a_float_but_not_the_reverse():
     ("model.decoder.layers", 10**9, "layers=1000000000 must be from 1 to"),
     ("model.decoder.head_dim", 7, "head_dim=7 must be even"),
     ("model.decoder.rope_theta", 0.0, "rope_theta=0.0 must be greater than 0"),
-    ("stages.first.rewards.verifier.kind", "t5", "must be one of lexical"),
+    ("stages.first.rewards.verifier.kind", "nli", "must be one of lexical"),
+    ("stages.first.rewards.verifier.kind", "t5", "google/t5_xxl_true_nli_mix"),
+    ("stages.first.rewards.verifier.kind", "classifier", "needs a path: a dir"),
+    ("stages.first.rewards.verifier.path", "DIR", "kind=lexical reads none"),
+    ("stages.first.rewards.verifier.dtype", "int8", "one of , float32, bfloat"),
+    ("stages.first.rewards.verifier.batch_tokens", 0, "must be greater than 0"),
     ("model.decoder.kv_heads", 3, "heads=4 is not divisible by kv_heads=3"),
     ("model.param_dtype", "int8", "must be one of float32"),
     ("stages.first.name", "a/b", "must consist of letters"),

@@ -272,7 +272,7 @@ def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
     ({"quantization_config": {"bits": 4}}, "quantization_config="),
     ({"layer_types": ["sliding_attention"]}, "layer type 'sliding_attention'"),
     ({"num_hidden_layers": 3}, "lacks the tensor model.layers.2."),
-    ({"num_hidden_layers": 1}, "9 tensors that this decoder has no place for"),
+    ({"num_hidden_layers": 1}, "9 tensors that this model has no place for"),
     ({"num_hidden_layers": 10**9}, "config.json: layers=1000000000 must be"),
     ({"num_key_value_heads": 3}, "config.json: heads=4 is not divisible by"),
     ({"hidden_size": None}, "config.json cannot be read"),

@@ -1,5 +1,7 @@
 """Who decides whether a premise supports a hypothesis."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -38,9 +40,25 @@ def make(cfg: config.Verifier) -> Metered:
   from grounded_jax.data import world
   from grounded_jax.verifiers import cache, disk, lexical
 
+  # A model is the same one whatever is remembered of it.
+  bare = dataclasses.replace(cfg, cache=0, disk="")
   made = {
     "lexical": lambda: lexical.Lexical(cfg.threshold),
     "oracle": world.Oracle,
+    "t5": lambda: _model(bare),
+    "classifier": lambda: _model(bare),
   }[cfg.kind]()
   kept = disk.Disk(cfg.disk) if cfg.disk else None
   return cache.Cached(made, cfg.cache, kept)
+
+
+@functools.lru_cache(maxsize=2)  # a reward and a headline
+def _model(cfg: config.Verifier) -> Verifier:
+  """A model, loaded once for all that ask for it."""
+  if cfg.kind == "classifier":
+    from grounded_jax.verifiers import classifier
+
+    return classifier.Classifier(cfg)
+  from grounded_jax.verifiers import t5  # with jax
+
+  return t5.T5(cfg)

@@ -2,11 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from jaxtyping import Float
-from numpy import ndarray
 
 from grounded_jax import config
 from grounded_jax.records import UserError
@@ -19,8 +16,9 @@ class Checkpoint:
 
   path: pathlib.Path
   decoder: config.Decoder
-  # The tensor of a Hugging Face name, as [outputs, inputs].
-  tensor: Callable[[str], Float[ndarray, "..."]]
+  # The tensor of a Hugging Face name, as [outputs, inputs]: an array, or what
+  # reads the part that slices ask for.
+  tensor: Callable[[str], Any]
 
 
 def make_decoder(path: pathlib.Path, **sizes: Any) -> config.Decoder:
@@ -33,22 +31,24 @@ def make_decoder(path: pathlib.Path, **sizes: Any) -> config.Decoder:
 
 def check(
   path: pathlib.Path,
-  decoder: config.Decoder,
+  rows: Sequence[table.Row],
+  sizes: table.Sizes,
   shapes: Mapping[str, tuple[int, ...]],
   ignored: Callable[[str], bool] = lambda name: False,
 ) -> None:
-  """Raises UserError unless the tensors are just those of `decoder`.
+  """Raises UserError unless the tensors are just those of `rows`.
 
   Args:
     path: named in the message.
-    decoder: what the file's own configuration says.
+    rows: what the model of the file's own configuration has.
+    sizes: of its axes.
     shapes: of the tensors the file holds, by Hugging Face name.
     ignored: tensors that may stand in the file without use.
   """
   wanted = {
-    row.hf.format(i): table.stored_shape(row, decoder)
-    for row in table.rows(decoder)
-    for i in table.layers(row, decoder)
+    row.hf.format(i): table.stored_shape(row, sizes)
+    for row in rows
+    for i in table.layers(row, sizes)
   }
   for name, shape in wanted.items():
     if name not in shapes:
@@ -64,7 +64,7 @@ def check(
   extra = [n for n in shapes if n not in wanted and not ignored(n)]
   if extra:
     raise UserError(
-      f"{path} holds {len(extra)} tensors that this decoder has no place for,"
+      f"{path} holds {len(extra)} tensors that this model has no place for,"
       f" the first is {extra[0]}: the model is of an architecture that is not"
       " supported."
     )

@@ -45,16 +45,17 @@ def read(path: pathlib.Path) -> checkpoint.Checkpoint:
         f" {tensor.tensor_type.name}, which is not supported; convert the model"
         " to Q8_0 or F16."
       )
+  rows, sizes = table.rows(decoder), table.sizes(decoder)
   names = {
     row.gguf.format(i): row.hf.format(i)
-    for row in table.rows(decoder)
-    for i in table.layers(row, decoder)
+    for row in rows
+    for i in table.layers(row, sizes)
   }
   shapes = {
     names.get(name, name): tuple(int(n) for n in tensor.shape[::-1])
     for name, tensor in tensors.items()
   }
-  checkpoint.check(path, decoder, shapes)
+  checkpoint.check(path, rows, sizes, shapes)
   by_hf = {hf: tensors[name] for name, hf in names.items()}
   permuted = _architecture(path, reader) == "llama"
   return checkpoint.Checkpoint(

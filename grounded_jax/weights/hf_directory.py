@@ -1,25 +1,16 @@
-"""Hugging Face directories: safetensors and config.json, in and out."""
+"""Hugging Face directories: config.json and weights in, safetensors out."""
 
-import functools
-import json
 import pathlib
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-import safetensors
-import safetensors.numpy
-
 from grounded_jax import config
 from grounded_jax.records import UserError, reading
-from grounded_jax.weights import checkpoint, table
+from grounded_jax.weights import checkpoint, stored, table
 
 _ARCHITECTURES = {
   "LlamaForCausalLM": False,
   "Qwen3ForCausalLM": True,
 }  # QK norm
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 # What a field must be for the decoder to compute the model; absent is fine.
 _REQUIRED = {
   "hidden_act": ("silu",),
@@ -33,7 +24,7 @@ _REQUIRED = {
 
 
 def read(path: pathlib.Path) -> checkpoint.Checkpoint:
-  """The model in a directory with config.json and safetensors.
+  """The model in a directory with config.json and weights.
 
   Raises:
     UserError: files are missing or broken, or a model that the decoder cannot
@@ -42,19 +33,14 @@ def read(path: pathlib.Path) -> checkpoint.Checkpoint:
   settings = path / "config.json"
   with reading(str(settings), "fetch it again"):
     decoder = _decoder(settings)
-  where = _shards(path)
-  files, shapes = {}, {}
-  for name, file in where.items():
-    if file not in files:
-      files[file] = _open(file)
-    shapes[name] = tuple(files[file].get_slice(name).get_shape())
+  tensors = stored.tensors(path)
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
   # A tied model may still hold its head, and old ones their rotary tables.
   unused = lambda name: name == "lm_head.weight" or name.endswith(".inv_freq")
-  checkpoint.check(path, decoder, shapes, unused)
+  rows, sizes = table.rows(decoder), table.sizes(decoder)
+  checkpoint.check(path, rows, sizes, shapes, unused)
   return checkpoint.Checkpoint(
-    path=path,
-    decoder=decoder,
-    tensor=lambda name: files[where[name]].get_tensor(name),
+    path=path, decoder=decoder, tensor=tensors.__getitem__
   )
 
 
@@ -72,16 +58,10 @@ def save(
     params: the parameter tree.
     dtype: stored as, "" = as the parameters are.
   """
-  tensors = {}
-  for row in table.rows(decoder):
-    leaf = np.asarray(functools.reduce(dict.__getitem__, row.path, params))
-    leaf = leaf.astype(jnp.dtype(dtype)) if dtype else leaf
-    tensors |= table.tensors(row, decoder, leaf)
-  stored = next(iter(tensors.values())).dtype.name
-  path.mkdir(parents=True, exist_ok=True)
-  safetensors.numpy.save_file(tensors, path / _SINGLE, {"format": "pt"})
-  settings = json.dumps(_settings(decoder, stored), indent=2)
-  (path / "config.json").write_text(settings + "\n", "utf-8")
+  sizes = table.sizes(decoder)
+  tensors = table.stored_tree(table.rows(decoder), sizes, params, dtype)
+  held = next(iter(tensors.values())).dtype.name
+  stored.save(path, tensors, _settings(decoder, held))
 
 
 def _settings(decoder: config.Decoder, dtype: str) -> dict[str, Any]:
@@ -106,52 +86,8 @@ def _settings(decoder: config.Decoder, dtype: str) -> dict[str, Any]:
   }
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_file():
-    raise UserError(
-      f"There is no {path.name} in {path.parent}: give a whole Hugging Face"
-      " directory, as `hf download NAME --local-dir DIR` makes it."
-    )
-  try:
-    return json.loads(path.read_text("utf-8"))
-  except json.JSONDecodeError as error:
-    raise UserError(
-      f"{path} line {error.lineno} is not JSON: {error.msg}."
-    ) from None
-
-
-def _shards(path: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The file of each tensor."""
-  if (path / _INDEX).is_file():
-    where = {n: path / f for n, f in _json(path / _INDEX)["weight_map"].items()}
-    missing = sorted(
-      {file.name for file in where.values() if not file.exists()}
-    )
-    if missing:
-      raise UserError(
-        f"{path / _INDEX} names {missing[0]}, which is not there: the download"
-        f" lacks {len(missing)} files."
-      )
-    return where
-  if not (path / _SINGLE).is_file():
-    raise UserError(
-      f"{path} holds neither {_SINGLE} nor {_INDEX}: only safetensors are read;"
-      " get them with `hf download NAME --local-dir DIR`."
-    )
-  return {name: path / _SINGLE for name in _open(path / _SINGLE).keys()}
-
-
-def _open(file: pathlib.Path) -> Any:
-  try:
-    return safetensors.safe_open(file, framework="np")
-  except safetensors.SafetensorError as error:
-    raise UserError(
-      f"{file} is not a whole safetensors file ({error}): fetch it again."
-    ) from None
-
-
 def _decoder(path: pathlib.Path) -> config.Decoder:
-  settings = _json(path)
+  settings = stored.json_of(path)
   names = settings.get("architectures") or ["none stated"]
   if names[0] not in _ARCHITECTURES:
     raise UserError(
