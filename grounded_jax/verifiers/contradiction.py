@@ -44,23 +44,25 @@ def denies(said: Sentence, shown: Sentence, around: Sequence[Sentence]) -> bool:
 
 def opposes(said: Sentence, shown: Sentence) -> bool:
   """Whether an opposite of a word that is missing stands in the sentence."""
+  known = words.opposites()
   return any(
-    words.OPPOSITES[key] & shown.plain - said.content
+    known[key] & shown.plain - said.content
     for key in said.plain - shown.content
-    if key in words.OPPOSITES
+    if key in known
   )
 
 
 def changed(said: Sequence[Word], passage: Passage) -> bool:
-  """Whether the passage has a near copy of the statement that says otherwise."""
+  """Whether a near copy of the statement in the passage says otherwise."""
   keys = [word.key for word in said]
   shown, blocks, same = (), [], 0
   for stretch in _nearest(said, passage):
     edits = Levenshtein.editops(keys, [word.key for word in stretch])
     found = Levenshtein.matching_blocks(edits, len(said), len(stretch))
-    size = sum(block[2] for block in found)
+    size = sum(block.size for block in found)
     if size > same:
-      shown, blocks, same = stretch, found, size
+      shown, same = stretch, size
+      blocks = [(block.a, block.b, block.size) for block in found]
   if same < _LIKE * len(said):
     return False
   copy = same >= _COPY * len(said) or same == len(said) - 1
@@ -89,12 +91,12 @@ def _nearest(
     if not votes:
       return
     # A name of another length shifts what follows by a word or two.
-    start = max(votes, key=lambda d: votes[d] + votes[d + 1] + votes[d - 1])
+    start = max(votes, key=lambda d: 2 * votes[d] + votes[d + 1] + votes[d - 1])
     middle = min(max(0, start + len(said) // 2), len(passage.stream) - 1)
     first, end = passage.bounds[middle]
     low, high = start - _MARGIN, start + len(said) + _MARGIN
     yield passage.stream[max(first, low) : min(end, high)]
-    for shift in range(-_MARGIN, _MARGIN + 1):
+    for shift in (-1, 0, 1):
       votes.pop(start + shift, None)
 
 
@@ -126,11 +128,13 @@ def _replaced(ours, theirs, said, shown, copy: bool) -> bool:
   for valued in (_named, _number):
     if any(map(valued, mine)) and any(map(valued, other)):
       return True
-  opposite = {o for w in mine for o in words.OPPOSITES.get(w.key, ())}
+  opposite = {o for w in mine for o in words.opposites().get(w.key, ())}
   if any(word.key in opposite for word in other):
     return True
-  content = [[w for w in side if w.kind != "stop"] for side in (mine, other)]
-  return copy and all(len(side) == 1 for side in content)
+  mine, other = (
+    sum(word.kind != "stop" for word in side) for side in (mine, other)
+  )
+  return copy and mine == 1 and other in (1, 2)
 
 
 def _only(found: Sequence[Word], other: Sequence[Word]) -> list[Word]:

@@ -8,16 +8,17 @@ a judge to publish with.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 
-from grounded_jax.verifiers import contradiction, passages
+from grounded_jax.verifiers import contradiction, passages, words
 from grounded_jax.verifiers.passages import Passage, Statement
 from grounded_jax.verifiers.words import Word
 
 # What is left of its share of words to a statement that lacks a name or a
-# number, or that the premise contradicts: below any useful threshold.
-_REFUTED = 0.4
-_UNASKED = 0.3  # what is left to an answer none of whose question is found
+# number or that the premise contradicts, and to an answer none of whose
+# question is found: below any useful threshold.
+_LITTLE = 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,29 +52,32 @@ class Lexical:
 
     The score of its least supported sentence: the mean of two shares of its
     content words, by weight: found anywhere, and found in two sentences in a
-    row or their title.  Only 0.4 of that is left when a name or a number is
-    missing or the nearest sentence contradicts.  Behind a question the shares
-    are the answer's, times 0.3 to 1 by the share of the question's words.
+    row or their title.  0.4 of that when a name or a number is missing or the
+    nearest sentence contradicts.  Behind a question it is the share of the
+    answer in one sentence, times 0.4 to 1 by the share of the question in that
+    sentence and its title.
     """
     said = passages.hypothesis(hypothesis)
     if not said.statements:
       return 0.0
     shown = passages.passages(premise)
     return min(
-      _score(s, [_match(passage, s, said.question) for passage in shown])
+      _score(
+        s, [_match(p, s, said.question) for p in shown], bool(said.question)
+      )
       for s in said.statements
     )
 
 
-def _score(said: Statement, matches: Iterable[_Match]) -> float:
+def _score(said: Statement, matches: Iterable[_Match], asked: bool) -> float:
   found, missing = 0, -1
   best = _Match(found=0, missing=0, near=-1.0, refuted=True)
   for match in matches:
     found |= match.found
     missing &= match.missing
     best = max(best, match, key=lambda m: (m.near, not m.refuted))
-  score = (said.share(found) + best.near) / 2
-  return score * _REFUTED if missing or best.refuted else score
+  score = best.near if asked else (said.share(found) + best.near) / 2
+  return score * _LITTLE if missing or best.refuted else score
 
 
 @functools.lru_cache(maxsize=200_000)
@@ -81,29 +85,30 @@ def _match(
   passage: Passage, said: Statement, asked: Statement | None
 ) -> _Match:
   masks, title = _masks(passage, said)
-  near = [
-    said.share(a | b | title)
-    for a, b in zip(masks, (*masks[1:], 0), strict=True)
-  ]
   if asked:
-    near = _answering(passage, asked, near)
+    near = _answering(passage, said, asked)
+  else:
+    near = [
+      said.share(a | b | title) for a, b in itertools.pairwise((*masks, 0))
+    ]
   found = functools.reduce(int.__or__, masks, 0)
   return _Match(
     found=found,
     missing=sum(b for word, b in said.needed if not _holds(passage, word)),
     near=max(near, default=0.0),
-    refuted=_refuted(passage, said, masks, title),
+    refuted=_refuted(passage, said, masks),
   )
 
 
 def _answering(
-  passage: Passage, asked: Statement, near: Sequence[float]
+  passage: Passage, said: Statement, asked: Statement
 ) -> list[float]:
-  """The shares of an answer, less where little of its question stands."""
+  """Each sentence's share of the answer, less where it lacks the question."""
+  answer, _ = _masks(passage, said)
   masks, title = _masks(passage, asked)
   return [
-    share * (_UNASKED + (1 - _UNASKED) * asked.share(mask | title))
-    for share, mask in zip(near, masks, strict=True)
+    said.share(mine) * (_LITTLE + (1 - _LITTLE) * asked.share(mask | title))
+    for mine, mask in zip(answer, masks, strict=True)
   ]
 
 
@@ -118,36 +123,19 @@ def _masks(passage: Passage, said: Statement) -> tuple[list[int], int]:
   return masks, title
 
 
-# Endings that make an adjective of a name, or a plural.
-_ENDINGS = frozenset(("", "a", "an", "ian", "n", "ese", "ish", "i", "s", "y"))
-
-
 def _holds(passage: Passage, word: Word) -> bool:
   """Whether the passage has a name or number, or a form of the name."""
   if word.exact in passage.exact or word.key in passage.places:
     return True
-  if word.kind == "number" or len(word.exact) < 5:
-    return False
-  stem = word.exact[:4]
-  return any(
-    other.startswith(stem) and _forms(word.exact, other)
-    for other in passage.exact
+  return word.kind != "number" and any(
+    words.same_name(word.exact, other)
+    for other in passage.starts.get(word.exact[: words.START], ())
   )
 
 
-def _forms(one: str, other: str) -> bool:
-  """Whether two names are forms of one: "canada" and "canadian"."""
-  same = 0
-  while same < min(len(one), len(other)) and one[same] == other[same]:
-    same += 1
-  return one[same:] in _ENDINGS and other[same:] in _ENDINGS
-
-
-def _refuted(
-  passage: Passage, said: Statement, masks: Sequence[int], title: int
-) -> bool:
+def _refuted(passage: Passage, said: Statement, masks: Sequence[int]) -> bool:
   """Whether the sentences nearest to the statement contradict it."""
-  if not masks:
+  if not masks:  # an empty passage
     return False
   ours, sentences = said.sentence, passage.sentences
   if contradiction.changed(ours.words, passage):

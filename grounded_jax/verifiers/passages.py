@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 from grounded_jax import text
-from grounded_jax.verifiers import words
+from grounded_jax.verifiers import lexicon, words
 from grounded_jax.verifiers.words import Word
 
 _PASSAGE = re.compile(r"\n(?=Title: )")
-_LONG = 20_000  # characters read of a passage, and of a hypothesis
+_LONG = 50_000  # characters read of a passage
+_ENDLESS = 5_000  # characters of a hypothesis that says nothing checkable
+_OFTEN = 16  # places of a word that are kept for alignment
 _QUESTION = re.compile(
   r"\s*(?:(?=[^?]{0,600}\b(?:who|whom|whose|what|which|where|when|why|how)\b)"
   r"[^?]{1,600}\?"
@@ -28,7 +30,7 @@ _ASKING = frozenset(
 _DATE = re.compile(r"\b\d{4}-(0[1-9]|1[0-2])-\d\d")
 
 # How much a word of each kind counts in a share of words.
-WEIGHTS = {"common": 1, "word": 2, "name": 3, "number": 3}
+WEIGHTS = {"word": 2, "name": 3, "number": 3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,10 +52,13 @@ class Passage:
 
   title: frozenset[str]  # keys of content
   exact: frozenset[str]  # every word in lower case, and initials of names
+  starts: dict[str, tuple[str, ...]]  # the same by their first letters
   sentences: tuple[Sentence, ...]  # the title first, if there is one
   places: dict[str, tuple[int, ...]]  # which sentences hold a key of content
   stream: tuple[Word, ...]  # the words of all sentences
-  bounds: tuple[tuple[int, int], ...]  # of each, where its sentence starts, ends
+  bounds: tuple[
+    tuple[int, int], ...
+  ]  # of each, where its sentence starts, ends
   spots: dict[str, tuple[int, ...]]  # where in the stream a key of content is
 
 
@@ -102,15 +107,25 @@ def _passage(part: str) -> Passage:
     sentences += [_sentence(words.read(said)) for said in text.rule(line)]
   every = tuple(word for sentence in sentences for word in sentence.words)
   exact = {word.exact for word in every} | _initials(every)
-  exact |= {words.MONTHS[int(month) - 1] for month in _DATE.findall(part)}
+  exact |= {lexicon.MONTHS[int(month) - 1] for month in _DATE.findall(part)}
+  starts: dict[str, tuple[str, ...]] = {}
+  for word in sorted(exact):
+    start = word[: words.START]
+    starts[start] = (*starts.get(start, ()), word)
   return Passage(
     title=title,
     exact=frozenset(exact),
+    starts=starts,
     sentences=tuple(sentences),
     places=_where(sentence.content for sentence in sentences),
     stream=every,
     bounds=_bounds([len(sentence.words) for sentence in sentences]),
-    spots=_where((w.key,) if w.kind != "stop" else () for w in every),
+    spots={
+      key: found[:_OFTEN]
+      for key, found in _where(
+        (word.key,) if word.kind != "stop" else () for word in every
+      ).items()
+    },
   )
 
 
@@ -157,7 +172,8 @@ def hypothesis(written: str) -> Hypothesis:
 
   What stands behind a question is its answer: all its words are needed.
   """
-  written = written[:_LONG]
+  if len(written) > _ENDLESS:
+    return Hypothesis(question=None, statements=())
   asked = _QUESTION.match(written)
   if asked:
     question = _statement(words.read(asked.group()), ())
@@ -201,12 +217,16 @@ def _valued(read: Sequence[Word]) -> list[int]:
 
 
 def _opening_name(read: Sequence[Word], place: int) -> bool:
-  """Whether a sentence's first word is a name: another or a verb follows.
+  """Whether a sentence's first word is a name, or names what it speaks of.
 
-  "Paris Hilton ..." and "Paris is ..."; a plural has another verb.
+  "Paris Hilton ...", "Paris is ..."; a plural, an adverb or a participle says
+  little when the premise has another word.
   """
   word = read[place]
   if not (word.first and word.capital) or word.kind != "word" or not read[1:]:
     return False
   after = read[place + 1]
-  return after.kind == "name" or after.exact in ("is", "was", "has")
+  if after.kind == "name" or after.exact in ("is", "was", "has"):
+    return True
+  plain = word.exact.endswith(("s", "ly", "ed", "ing"))
+  return after.kind == "word" and not plain

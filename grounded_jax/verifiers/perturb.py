@@ -39,16 +39,18 @@ _DENIAL = (
   (re.compile(r"\b(do|does|did) not (?=[a-z])|\b(do|does|did)n[’']t "), ""),
   (re.compile(r"\bcannot\b|\bcan[’']t\b"), "can"),
   (re.compile(r"\bwon[’']t\b"), "will"),
-  (re.compile(r"\b(is|was|are|were|has|have|had|would|could|should)n[’']t\b"),
-   r"\1"),
+  (
+    re.compile(r"\b(is|was|are|were|has|have|had|would|could|should)n[’']t\b"),
+    r"\1",
+  ),
   (re.compile(r"\b(?:not (?!only|just|until|least)|never |no longer )"), ""),
 )
 _OPENERS = frozenset(
-  "A About After All Although An And As At Because Before Both But By Can Did Do Does Despite During"
-  " Each For From He Her His How However If In It Its Many More Most No Not"
-  " Of On One Once Only Or Our She Since So Some Such That The Their Then There"
-  " These They This Those Through To Under Until Upon We What When Where Which"
-  " While Who With You I I'm I’m".split()
+  "A About After All Although An And As At Because Before Both But By Can Did"
+  " Do Does Despite During Each For From He Her His How However If In It Its"
+  " Many More Most No Not Of On One Once Only Or Our She Since So Some Such"
+  " That The Their Then There These They This Those Through To Under Until Upon"
+  " We What When Where Which While Who With You I I'm I’m".split()
 )
 
 
@@ -99,9 +101,10 @@ def names(text: str) -> list[re.Match]:
 def _names(text: str) -> Iterator[re.Match]:
   for match in _NAME.finditer(text):
     name = match.group()
-    opens = not text[: match.start()].rstrip(" \"'“(") or text[
-      : match.start()
-    ].rstrip(" \"'“(")[-1] in ".!?:\n"
+    opens = (
+      not text[: match.start()].rstrip(" \"'“(")
+      or text[: match.start()].rstrip(" \"'“(")[-1] in ".!?:\n"
+    )
     lone = " " not in name
     if name.split()[0] in _OPENERS or name in _MONTHS or name in _DAYS:
       continue
@@ -132,8 +135,7 @@ def swap_name(
     fit = [
       name
       for name in pool
-      if len(name.split()) == count
-      and not taken & _starts(name)
+      if len(name.split()) == count and not taken & _starts(name)
     ]
     if fit:
       return _put(sentence, match, rng.choice(fit))
@@ -188,9 +190,9 @@ def negate(sentence: str, rng: random.Random) -> str | None:
   follows the first auxiliary, or "never" precedes a past tense.
   """
   denials = [
-    (match, put) for pattern, put in _DENIAL for match in pattern.finditer(
-      sentence
-    )
+    (match, put)
+    for pattern, put in _DENIAL
+    for match in pattern.finditer(sentence)
   ]
   if len(denials) == 1:
     match, put = denials[0]
