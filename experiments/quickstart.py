@@ -58,9 +58,6 @@ def stage(name: str, steps: int, refusal: bool, variant: str) -> config.Stage:
     reward = rewards.paper(refusal)
   else:
     reward = rewards.modern(refusal, overlong=8)
-  # Half of a list hypothesis is the question, which shares no word with its
-  # evidence but the town's name.
-  reward = dataclasses.replace(reward, verifier=config.Verifier(threshold=0.5))
   return config.Stage(
     name=name,
     steps=steps,

@@ -1,51 +1,34 @@
 """A verifier by words: fast, deterministic, nothing to load.
 
-It accepts a hypothesis when every number and name of it stands in the premise,
-enough of its content words do, close together, and both deny or both affirm.
-It reads words, not meaning: it is the default, not a judge to publish with.
+It accepts a hypothesis when enough of its content words stand in the premise,
+close together, every number and name among them, and the sentence nearest to
+it does not say otherwise.  It reads words, not meaning: it is the default, not
+a judge to publish with.
 """
 
 import dataclasses
 import functools
-import re
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
-_WORD = re.compile(r"[^\W_]+(?:[.,]\d+)*(?:['’][^\W_]+)?")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_SUFFIX = re.compile(r"(?<=...)(?:ies|ied|ing|ed|es|s|ly|y|e)$")
+from grounded_jax.verifiers import contradiction, passages, words
+from grounded_jax.verifiers.passages import Passage, Statement
+from grounded_jax.verifiers.words import Word
 
-_STOP = frozenset(
-  "a an and are as at be been being but by can could did do does for from had"
-  " has have he her hers him his how i if in into is it its may might of on or"
-  " our she should so some such than that the their them then there these they"
-  " this those to too was we were what when where which while who whom whose"
-  " why will with would you your also about after all any because between both"
-  " during each over under until up very s t title".split()
-)
-_NEGATION = frozenset(
-  "not no never none nobody nothing neither nor without cannot hardly"
-  " n't".split()
-)
+# What is left of its share of words to a statement that lacks a name or a
+# number or that the premise contradicts, and to an answer none of whose
+# question is found: below any useful threshold.
+_LITTLE = 0.4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sentence:
-  words: frozenset[str]  # content words, stemmed
-  denies: bool
+class _Match:
+  """What one passage does for one statement."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Premise:
-  words: frozenset[str]  # content words, stemmed
-  exact: frozenset[str]  # every word, in lower case
-  sentences: tuple[_Sentence, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Hypothesis:
-  words: frozenset[str]
-  needed: frozenset[str]  # numbers and names, in lower case
-  denies: bool
+  found: int  # bits of the words that stand in it
+  missing: int  # bits of needed words that do not
+  near: float  # the best share of words in two sentences in a row
+  refuted: bool  # its nearest sentences contradict the statement
 
 
 class Lexical:
@@ -54,8 +37,6 @@ class Lexical:
   def __init__(self, threshold: float):
     self.threshold = threshold
     self.name = f"lexical({threshold:g})"
-    self._premise = functools.lru_cache(maxsize=20_000)(_read_premise)
-    self._hypothesis = functools.lru_cache(maxsize=20_000)(_read_hypothesis)
 
   def __call__(
     self, premises: Sequence[str], hypotheses: Sequence[str]
@@ -69,110 +50,98 @@ class Lexical:
   def score(self, premise: str, hypothesis: str) -> float:
     """How far the premise's words carry the hypothesis, 0 to 1.
 
-    0 when a number or name is missing or one denies what the other affirms;
-    else the mean of two shares of the hypothesis's content words: found
-    anywhere, and found in the best two sentences in a row.
+    The score of its least supported sentence: the mean of two shares of its
+    content words, by weight: found anywhere, and found in two sentences in a
+    row or their title.  0.4 of that when a name or a number is missing or the
+    nearest sentence contradicts.  Behind a question it is the share of the
+    answer in one sentence, times 0.4 to 1 by the share of the question in that
+    sentence and its title.
     """
-    said = self._hypothesis(hypothesis)
-    shown = self._premise(premise)
-    if not said.words or not said.needed <= shown.exact:
+    said = passages.hypothesis(hypothesis)
+    if not said.statements:
       return 0.0
-    found = len(said.words & shown.words) / len(said.words)
-    near, denies = _nearest(said.words, shown.sentences)
-    if denies != said.denies:
-      return 0.0
-    return (found + near) / 2
+    shown = passages.passages(premise)
+    return min(
+      _score(
+        s, [_match(p, s, said.question) for p in shown], bool(said.question)
+      )
+      for s in said.statements
+    )
 
 
-def _nearest(
-  words: frozenset[str], sentences: tuple[_Sentence, ...]
-) -> tuple[float, bool]:
-  """The best share of words in two sentences in a row, and if they deny.
-
-  The sentence with more of the words says whether the two deny.
-  """
-  counts = [len(words & sentence.words) for sentence in sentences]
-  best, denies = 0, False
-  for i, sentence in enumerate(sentences):
-    after = sentences[i + 1 : i + 2]
-    union = sentence.words.union(*(s.words for s in after))
-    count = len(words & union)
-    if count > best:
-      best = count
-      denies = max(range(i, i + 1 + len(after)), key=lambda k: counts[k])
-      denies = sentences[denies].denies
-  return best / len(words), denies
+def _score(said: Statement, matches: Iterable[_Match], asked: bool) -> float:
+  found, missing = 0, -1
+  best = _Match(found=0, missing=0, near=-1.0, refuted=True)
+  for match in matches:
+    found |= match.found
+    missing &= match.missing
+    best = max(best, match, key=lambda m: (m.near, not m.refuted))
+  score = best.near if asked else (said.share(found) + best.near) / 2
+  return score * _LITTLE if missing or best.refuted else score
 
 
-def _tokens(passage: str) -> list[str]:
-  """The words as written; "didn't" gives "didn" and "n't"."""
-  out = []
-  for token in _WORD.findall(passage):
-    if token.lower().replace("’", "'").endswith("n't"):
-      out += [token[:-3], "n't"]
-    else:
-      out.append(re.split("['’]", token)[0])
-  return out
-
-
-def _stem(word: str) -> str:
-  return _SUFFIX.sub("", word)
-
-
-def _content(tokens: Sequence[str]) -> frozenset[str]:
-  lower = (token.lower() for token in tokens)
-  return frozenset(
-    _stem(_number(word))
-    for word in lower
-    if word not in _STOP and word not in _NEGATION
+@functools.lru_cache(maxsize=200_000)
+def _match(
+  passage: Passage, said: Statement, asked: Statement | None
+) -> _Match:
+  masks, title = _masks(passage, said)
+  if asked:
+    near = _answering(passage, said, asked)
+  else:
+    near = [
+      said.share(a | b | title) for a, b in itertools.pairwise((*masks, 0))
+    ]
+  found = functools.reduce(int.__or__, masks, 0)
+  return _Match(
+    found=found,
+    missing=sum(b for word, b in said.needed if not _holds(passage, word)),
+    near=max(near, default=0.0),
+    refuted=_refuted(passage, said, masks),
   )
 
 
-def _number(word: str) -> str:
-  """A number without its thousands separators; other words unchanged."""
-  return word.replace(",", "") if word[:1].isdigit() else word
+def _answering(
+  passage: Passage, said: Statement, asked: Statement
+) -> list[float]:
+  """Each sentence's share of the answer, less where it lacks the question."""
+  answer, _ = _masks(passage, said)
+  masks, title = _masks(passage, asked)
+  return [
+    said.share(mine) * (_LITTLE + (1 - _LITTLE) * asked.share(mask | title))
+    for mine, mask in zip(answer, masks, strict=True)
+  ]
 
 
-def _denies(tokens: Sequence[str]) -> bool:
-  return any(token.lower() in _NEGATION for token in tokens)
+def _masks(passage: Passage, said: Statement) -> tuple[list[int], int]:
+  """For each sentence the words it has, and those of the title."""
+  masks, title = [0] * len(passage.sentences), 0
+  for key, bit in said.bits.items():
+    for place in passage.places.get(key, ()):
+      masks[place] |= bit
+    if key in passage.title:
+      title |= bit
+  return masks, title
 
 
-def _read_premise(premise: str) -> _Premise:
-  lines = [_read_line(line) for line in premise.split("\n")]
-  return _Premise(
-    words=frozenset().union(*(line.words for line in lines)),
-    exact=frozenset().union(*(line.exact for line in lines)),
-    sentences=tuple(s for line in lines for s in line.sentences),
+def _holds(passage: Passage, word: Word) -> bool:
+  """Whether the passage has a name or number, or a form of the name."""
+  if word.exact in passage.exact or word.key in passage.places:
+    return True
+  return word.kind != "number" and any(
+    words.same_name(word.exact, other)
+    for other in passage.starts.get(word.exact[: words.START], ())
   )
 
 
-# Passages recur in every completion of a group, joined in many ways.
-@functools.lru_cache(maxsize=50_000)
-def _read_line(line: str) -> _Premise:
-  sentences = [_tokens(sentence) for sentence in _SENTENCE.split(line)]
-  read = tuple(
-    _Sentence(words=_content(tokens), denies=_denies(tokens))
-    for tokens in sentences
-    if tokens
-  )
-  return _Premise(
-    words=frozenset().union(*(sentence.words for sentence in read)),
-    exact=frozenset(
-      _number(token.lower()) for tokens in sentences for token in tokens
-    ),
-    sentences=read,
-  )
-
-
-def _read_hypothesis(hypothesis: str) -> _Hypothesis:
-  tokens, needed = [], set()
-  for sentence in _SENTENCE.split(hypothesis):
-    words = _tokens(sentence)
-    for place, word in enumerate(words):
-      named = place > 0 and word[:1].isupper() and word.lower() not in _STOP
-      if named or word[:1].isdigit():
-        needed.add(_number(word.lower()))
-    tokens += words
-  return _Hypothesis(
-    words=_content(tokens), needed=frozenset(needed), denies=_denies(tokens)
-  )
+def _refuted(passage: Passage, said: Statement, masks: Sequence[int]) -> bool:
+  """Whether the sentences nearest to the statement contradict it."""
+  if not masks:  # an empty passage
+    return False
+  ours, sentences = said.sentence, passage.sentences
+  if contradiction.changed(ours.words, passage):
+    return True
+  top = max(range(len(masks)), key=lambda i: said.share(masks[i]))
+  around = sentences[max(0, top - 1) : top + 2]
+  return contradiction.denies(
+    ours, sentences[top], around
+  ) or contradiction.opposes(ours, sentences[top])
