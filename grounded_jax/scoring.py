@@ -3,6 +3,7 @@
 No jax here: the outputs may be any system's.
 """
 
+import collections
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -21,7 +22,7 @@ from grounded_jax import (
   verifiers,
 )
 from grounded_jax.data import support
-from grounded_jax.records import Completion, Doc, Example
+from grounded_jax.records import Completion, Example
 from grounded_jax.trust_score import bootstrap as bootstrap_lib
 from grounded_jax.trust_score import summary, table
 
@@ -89,8 +90,8 @@ def read(
   judge, name = _judge(verifier)
   why_no_rouge = _rouge_reason(options)
   beside = trust_score.Extras(with_rouge=not why_no_rouge)
-  computed = [0]
-  stream, kept = itertools.tee(_supported(records, judge, computed))
+  seen = collections.Counter()
+  stream, kept = itertools.tee(_supported(records, judge, seen))
   rows = trust_score.iterate(
     stream,
     verifier=judge,
@@ -113,11 +114,26 @@ def read(
     "at_most_citations": options.at_most_citations,
     "records": sum(len(t.ids) for t in tables.values()),
     "questions": sum(int(t.clusters().max()) + 1 for t in tables.values()),
-    "answers_found_computed": computed[0],
+    "passages": seen["passages"] / seen["records"],
+    "answers_found_computed": seen["computed"],
   }
   if why_no_rouge:
     meta["rouge_l"] = f"not computed: {why_no_rouge}"
   return Scored(tables=tables, extras=extras, meta=meta)
+
+
+def _supported(
+  records: Iterable[Mapping[str, Any]],
+  judge: verifiers.Verifier,
+  seen: collections.Counter[str],
+) -> Iterator[Mapping[str, Any]]:
+  """The records, `answers_found` computed where it is missing, and counted."""
+  for record in records:
+    found = support.completed(record, judge)
+    seen["records"] += 1
+    seen["computed"] += found is not record
+    seen["passages"] += len(found.get("docs") or ())
+    yield found
 
 
 def _counting(
@@ -136,35 +152,6 @@ def _judge(
   if isinstance(verifier, config.Verifier):
     return verifiers.make(verifier), describe(verifier)
   return verifier, verifier.name
-
-
-def _supported(
-  records: Iterable[Mapping[str, Any]],
-  judge: verifiers.Verifier,
-  computed: list[int],
-) -> Iterator[Mapping[str, Any]]:
-  """The records, `answers_found` computed where it is missing, and counted."""
-  for record in records:
-    if all(doc.get("answers_found") is not None for doc in record["docs"]):
-      yield record
-      continue
-    computed[0] += 1
-    docs = support.found(
-      record["question"],
-      record["task"],
-      record["answers"],
-      [
-        Doc(
-          title=doc["title"],
-          text=doc["text"],
-          answers_found=tuple(doc.get("answers_found") or ()),
-        )
-        for doc in record["docs"]
-      ],
-      judge,
-      confirm=False,
-    )
-    yield {**record, "docs": [dataclasses.asdict(doc) for doc in docs]}
 
 
 def _rouge_reason(options: Options) -> str:

