@@ -105,6 +105,9 @@ def read(
   extras |= table.scores(tables, summary.parametric)["macro"]
   if not why_no_rouge and math.isnan(extras["rouge_l"]):
     why_no_rouge = "no answered record has a long reference"
+  sizes = {task: len(t.ids) for task, t in tables.items()}
+  drawn = {task: int(t.clusters().max()) + 1 for task, t in tables.items()}
+  whole = "records" if drawn == sizes else "questions, with all their records"
   meta = {
     "verifier": name,
     "splitter": options.splitter,
@@ -112,8 +115,8 @@ def read(
     "refusal_flag": options.refusal_flag,
     "refusal_threshold": options.refusal_threshold,
     "at_most_citations": options.at_most_citations,
-    "records": sum(len(t.ids) for t in tables.values()),
-    "questions": sum(int(t.clusters().max()) + 1 for t in tables.values()),
+    "records": sum(sizes.values()),
+    "resampled": f"{sum(drawn.values())} {whole}",
     "passages": seen["passages"] / seen["records"],
     "answers_found_computed": seen["computed"],
   }
@@ -241,11 +244,12 @@ def difference(
   splitter: str,
   bootstrap: int,
   **options: Any,
-) -> dict[str, Any]:
-  """The paired difference of two systems' records (`compare`)."""
+) -> dict[str, list[float]]:
+  """(mean, low, high) of each metric's paired difference (`compare`)."""
   how = Options(splitter=splitter, **options)
   ours, theirs = (read(x, verifier, how) for x in (records, against))
-  return compare(ours, theirs, bootstrap=bootstrap)
+  found = compare(ours, theirs, bootstrap=bootstrap)
+  return {name: found[name] for name in trust_score.METRICS}
 
 
 def describe(verifier: config.Verifier) -> str:
