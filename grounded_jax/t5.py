@@ -50,6 +50,10 @@ class Shape:
       value = vars(self)[field.name]
       if field.name != "start" and field.type in (int, float) and value <= 0:
         raise UserError(f"{field.name}={value} must be greater than 0.")
+    # A broken file may claim any number of layers; each has its checks.
+    for name in ("layers", "decoder_layers"):
+      if vars(self)[name] > 10_000:
+        raise UserError(f"{name}={vars(self)[name]} must be 10,000 at most.")
     # Half of the encoder's half is for exact distances; 0 has no logarithm.
     if self.buckets < 4 or self.max_distance <= self.buckets // 2:
       raise UserError(
