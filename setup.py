@@ -42,7 +42,13 @@ setuptools.setup(
     "transformers>=4.56",
   ],
   extras_require={
-    "test": ["beartype>=0.20", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+    "test": [
+      "beartype>=0.20",
+      "hypothesis>=6.100",
+      "pytest>=8",
+      "pytest-xdist>=3.6",
+      "ruff>=0.9",
+    ],
     # The oracles of the parity tests; CPU builds of torch do.
     "parity": ["torch>=2.6", "trl>=0.20"],
     "tpu": ["jax[tpu]>=0.8"],

@@ -176,7 +176,10 @@ class Verifier:
   """Who decides whether a passage supports a statement."""
 
   kind: str = "lexical"  # lexical, oracle (embedded world only)
-  threshold: float = 0.6  # lexical: share of content words that must be found
+  # lexical: the least share of a statement's content words, by weight, that
+  # must stand close together; what contradicts the premise, or lacks a name or
+  # a number of it, has at most 0.4.
+  threshold: float = 0.6
   cache: int = 1_000_000  # remembered (premise, hypothesis) pairs
 
   def __post_init__(self):
