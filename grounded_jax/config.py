@@ -179,7 +179,10 @@ class Verifier:
   # lexical, oracle (embedded world only), or a model: t5 (it answers 1 or 0),
   # classifier (any sequence classification of NLI; needs the extra [nli])
   kind: str = "lexical"
-  threshold: float = 0.6  # lexical: share of content words that must be found
+  # lexical: the least share of a statement's content words, by weight, that
+  # must stand close together; what contradicts the premise, or lacks a name or
+  # a number of it, has at most 0.4.
+  threshold: float = 0.6
   cache: int = 1_000_000  # remembered (premise, hypothesis) pairs
   # A directory where a model's verdicts outlast the run; other runs and
   # processes may use it too.  "" = none.

@@ -1,13 +1,8 @@
-import json
-import pathlib
-
-import numpy as np
 import pytest
 
 from grounded_jax import config, verifiers
 from grounded_jax.verifiers import cache, lexical
 
-DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 PREMISE = (
   "Title: Eiffel Tower\nThe Eiffel Tower was finished in 1889 by the engineers"
   " of Gustave Eiffel. It was not liked at first. Its height is 1,083 feet."
@@ -87,19 +82,3 @@ def test_the_factory_wraps_each_kind_in_a_cache():
     assert made.name.startswith(kind)
     assert isinstance(made, verifiers.Verifier)
     assert list(made([PREMISE], ["Bananas are blue."])) == [False]
-
-
-def test_lexical_beats_chance_on_the_pairs_it_was_fitted_on():
-  path = DATA / "verifier_dev.jsonl"
-  if not path.is_file():
-    pytest.skip("needs ../shared/data")
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
-  rows = [r for r in rows if "expertqa" not in r["source"].lower()]
-  verifier = lexical.Lexical(0.6)
-  score = np.array(
-    [verifier.score(r["premise"], r["hypothesis"]) for r in rows]
-  )
-  label = np.array([r["label"] for r in rows])
-  yes, no = score[label == 1][:, None], score[label == 0]
-  auc = (yes > no).mean() + (yes == no).mean() / 2
-  assert auc > 0.6

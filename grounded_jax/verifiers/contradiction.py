@@ -17,6 +17,7 @@ from grounded_jax.verifiers.words import Word
 _LIKE = 0.6  # share of a statement's words in order that make a near copy
 _COPY = 0.8  # and that make a copy: here all that differs counts
 _TRIED = 3  # places where a copy may stand
+_NAMES = 12  # names and numbers of a statement that may have changed places
 _MARGIN = 4  # words that a copy may be shifted or longer
 _HONORIFIC = frozenset(
   "mr mrs ms dr sir lord lady prof professor president senator captain king"
@@ -59,23 +60,22 @@ def changed(said: Sequence[Word], passage: Passage) -> bool:
   for stretch in _nearest(said, passage):
     edits = Levenshtein.editops(keys, [word.key for word in stretch])
     found = Levenshtein.matching_blocks(edits, len(said), len(stretch))
-    size = sum(block.size for block in found)
-    if size > same:
-      shown, same = stretch, size
+    equal = sum(block.size for block in found)
+    if equal > same:
+      shown, same = stretch, equal
       blocks = [(block.a, block.b, block.size) for block in found]
-  if same < _LIKE * len(said):
+  # A title's words may stand for a pronoun.
+  size = max(same, sum(key not in passage.title for key in keys))
+  if same >= _LIKE * size:
+    copy = same >= _COPY * size or same == size - 1
+    gaps = list(_gaps(blocks, said, shown))
+    if copy and _denied(gaps, blocks, said, shown):
+      return True
+    if any(_replaced(*gap, said, shown, copy) for gap in gaps):
+      return True
+  elif not set(keys) <= {word.key for word in shown}:
     return False
-  copy = same >= _COPY * len(said) or same == len(said) - 1
-  if copy and any(
-    said[i + n].denied != shown[k + n].denied
-    for i, k, size in blocks
-    for n in range(size)
-  ):
-    return True
-  return any(
-    _replaced(ours, theirs, said, shown, copy)
-    for ours, theirs in _gaps(blocks, said, shown)
-  ) or _exchanged(said, shown)
+  return _exchanged(said, shown)
 
 
 def _nearest(
@@ -113,12 +113,34 @@ def _gaps(
       theirs = theirs[-len(ours) - 1 :]
     if j == len(said):
       theirs = theirs[: len(ours) + 1]
-    if ours and theirs:
+    if ours:
       yield ours, theirs
     i, k = j + size, l + size
 
 
-def _replaced(ours, theirs, said, shown, copy: bool) -> bool:
+def _denied(
+  gaps: Sequence[tuple[Sequence[Word], Sequence[Word]]],
+  blocks: Sequence[tuple[int, int, int]],
+  said: Sequence[Word],
+  shown: Sequence[Word],
+) -> bool:
+  """Whether a copy denies an equal word, or a word of its own."""
+  return any(
+    word.denied for ours, theirs in gaps for word in (*ours, *theirs)
+  ) or any(
+    said[i + n].denied != shown[k + n].denied
+    for i, k, size in blocks
+    for n in range(size)
+  )
+
+
+def _replaced(
+  ours: Sequence[Word],
+  theirs: Sequence[Word],
+  said: Sequence[Word],
+  shown: Sequence[Word],
+  copy: bool,
+) -> bool:
   """Whether a name, number or opposite stands for another, or word for word.
 
   In a copy what is replaced counts though it stands elsewhere in the other.
@@ -131,10 +153,8 @@ def _replaced(ours, theirs, said, shown, copy: bool) -> bool:
   opposite = {o for w in mine for o in words.opposites().get(w.key, ())}
   if any(word.key in opposite for word in other):
     return True
-  mine, other = (
-    sum(word.kind != "stop" for word in side) for side in (mine, other)
-  )
-  return copy and mine == 1 and other in (1, 2)
+  content = [sum(w.kind != "stop" for w in side) for side in (mine, other)]
+  return copy and content[0] == 1 and content[1] in (1, 2)
 
 
 def _only(found: Sequence[Word], other: Sequence[Word]) -> list[Word]:
@@ -161,8 +181,8 @@ def _exchanged(said: Sequence[Word], shown: Sequence[Word]) -> bool:
   "A beat B" and "B beat A": each stands behind what the other did.  "A beat B"
   and "A was beaten by B": only one of the two has "by" before B.
   """
-  ours, theirs = dict(_valued(said)), dict(_valued(shown))
-  shared = [key for key in ours if key in theirs][:12]
+  ours, theirs = _valued(said), _valued(shown)
+  shared = [key for key in ours if key in theirs][:_NAMES]
   for n, b in enumerate(shared):
     mine_b, other_b = ours[b][1], theirs[b][1]
     for a in shared[:n]:
@@ -181,14 +201,20 @@ def _exchanged(said: Sequence[Word], shown: Sequence[Word]) -> bool:
 
 def _valued(
   sentence: Sequence[Word],
-) -> Iterator[tuple[str, tuple[int, tuple[str, str]]]]:
-  """Each name or number with its place and the two keys before its run."""
+) -> dict[str, tuple[int, tuple[str, str]]]:
+  """Where each name or number stands that stands once.
+
+  Returns:
+    For each its place and the two keys before it and the names it follows.
+  """
+  out, count = {}, collections.Counter(word.key for word in sentence)
   start, before = 0, False
   for i, word in enumerate(sentence):
     value = _named(word) or _number(word)
     if value and not before:
       start = i
     before = value
-    if value:
+    if value and count[word.key] == 1:
       run = [w.key for w in sentence[max(0, start - 2) : start]]
-      yield word.key, (i, ("", "", *run)[-2:])
+      out[word.key] = (i, ("", "", *run)[-2:])
+  return out

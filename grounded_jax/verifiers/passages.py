@@ -21,7 +21,7 @@ _QUESTION = re.compile(
   r"\s*(?:(?=[^?]{0,600}\b(?:who|whom|whose|what|which|where|when|why|how)\b)"
   r"[^?]{1,600}\?"
   r"|(?:describe|enumerate|explain|find|give|identify|list|name|tell)"
-  r"\b[^.?!:]{1,600}[.?:])\s+(?=\S)",
+  r"\b[^.?!:]{1,600}[.?:])(?:\s+|$)",
   re.IGNORECASE,
 )
 _ASKING = frozenset(
@@ -170,22 +170,25 @@ def _initials(read: Iterable[Word]) -> set[str]:
 def hypothesis(written: str) -> Hypothesis:
   """The hypothesis taken apart; statements without content are left out.
 
-  What stands behind a question is its answer: all its words are needed.
+  What stands behind a question is its answer: all its words are needed, as
+  are those of a question alone.
   """
   if len(written) > _ENDLESS:
     return Hypothesis(question=None, statements=())
   asked = _QUESTION.match(written)
-  if asked:
-    question = _statement(words.read(asked.group()), ())
-    item = words.read(written[asked.end() :], opens=False)
-    read = [_statement(item, range(len(item)))]
+  question = _statement(words.read(asked.group()), ()) if asked else None
+  if question and question.total and asked.end() < len(written):
+    read = [words.read(written[asked.end() :], opens=False)]
   else:
     question = None
-    said = map(words.read, text.rule(written))
-    read = [_statement(sentence, _valued(sentence)) for sentence in said]
+    read = [words.read(sentence) for sentence in text.rule(written)]
+  said = [
+    _statement(each, range(len(each)) if asked else _valued(each))
+    for each in read
+  ]
   return Hypothesis(
-    question=question if question and question.total else None,
-    statements=tuple(statement for statement in read if statement.total),
+    question=question,
+    statements=tuple(statement for statement in said if statement.total),
   )
 
 

@@ -15,7 +15,7 @@ KINDS = ("entity", "entity_inside", "value", "negation")
 
 # Words in a row that begin with a capital; "of", "the", "de" may join them.
 _NAME = re.compile(
-  r"\b[A-Z][\w’'-]*\w(?:\s+(?:(?:of|the|de|van|von)\s+){0,2}[A-Z][\w’'-]*\w)*"
+  r"\b[A-Z][\w’'-]*\w(?: (?:(?:of|the|de|van|von) ){0,2}[A-Z][\w’'-]*\w)*"
 )
 _NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?(?![\w-])")
 _MONTHS = (
@@ -89,22 +89,16 @@ def pairs(
   ]
 
 
-def names(text: str) -> list[re.Match]:
-  """The names of a text; a lone word that opens a sentence is none.
+def names(text: str) -> Iterator[re.Match]:
+  """The names of a text.
 
   A run of capitals is a name unless it is one word at a sentence's start that
-  stands nowhere else with a capital.
+  stands nowhere else with a capital, or a month or day.
   """
-  return list(_names(text))
-
-
-def _names(text: str) -> Iterator[re.Match]:
   for match in _NAME.finditer(text):
     name = match.group()
-    opens = (
-      not text[: match.start()].rstrip(" \"'“(")
-      or text[: match.start()].rstrip(" \"'“(")[-1] in ".!?:\n"
-    )
+    before = text[max(0, match.start() - 8) : match.start()].rstrip(" \"'“(")
+    opens = not before or before[-1] in ".!?:\n"
     lone = " " not in name
     if name.split()[0] in _OPENERS or name in _MONTHS or name in _DAYS:
       continue
@@ -128,7 +122,7 @@ def swap_name(
   that "Japanese" never stands for "Japan".
   """
   taken = _starts(f"{sentence} {avoid}")
-  found = names(sentence)
+  found = list(names(sentence))
   rng.shuffle(found)
   for match in found:
     count = len(match.group().split())

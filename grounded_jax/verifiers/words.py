@@ -52,8 +52,9 @@ def stem(word: str) -> str:
 @functools.cache
 def opposites() -> dict[str, frozenset[str]]:
   """For each key that has any, the keys of its opposites."""
+  key = lambda word: _word(word, False, False).key
   return {
-    stem(word): frozenset(map(stem, others))
+    key(word): frozenset(map(key, others))
     for word, others in lexicon.OPPOSITES.items()
   }
 
