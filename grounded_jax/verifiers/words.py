@@ -36,7 +36,7 @@ class Word:
   key: str  # what it is compared by
   exact: str  # in lower case, without accents; the value of a number
   kind: str  # "stop", "word", "name" or "number"
-  denied: bool = False  # the first word that a negation before it concerns
+  denied: bool = False  # a negation before it concerns it
   capital: bool = False  # begins with a capital
   first: bool = False  # opens its sentence, so that its capital says little
 
@@ -169,7 +169,7 @@ def _merge(words: Sequence[Word]) -> Iterator[Word]:
 
 
 def _joined(held: Word, word: Word) -> str | None:
-  if not held.exact[0].isdecimal():
+  if not held.exact[-1].isdecimal():  # no number, or "1990s"
     return None
   if word.exact in lexicon.SCALES:
     value = float(held.exact) * lexicon.SCALES[word.exact]
