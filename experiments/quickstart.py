@@ -23,7 +23,7 @@ import dataclasses
 from configs import embedded, grpo, rewards
 from grounded_jax import config
 
-STEPS = (30, 60)
+STEPS = (20, 70)
 TOKENS = 48  # completion; the longest demonstration has 43
 
 
