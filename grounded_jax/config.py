@@ -97,7 +97,7 @@ class Decoder:
 class Model:
   """Which weights, which tokenizer, which number formats."""
 
-  # A directory of HF safetensors, a .gguf file, "package:NAME" for the GGUF
+  # A directory of HF weights, a .gguf file, "package:NAME" for the GGUF
   # that an installed Python package ships, "warmstart:SEED" for the embedded
   # policy, or "" for random weights of the shape `decoder`.
   path: str = ""

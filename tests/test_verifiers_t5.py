@@ -114,6 +114,14 @@ def test_widths_and_rows_by_hand():
   assert batches.rows(4096, 1024, 8) == [8]  # a row on each device at least
 
 
+def test_a_rest_is_cut_where_more_than_half_an_array_would_be_empty():
+  rows = lambda count: [p.rows for p in batches.plan([200] * count, 8192)]
+  assert rows(31) == rows(17) == [32]
+  assert rows(16) == [8, 8] and rows(10) == [8, 2]
+  assert rows(5) == [8] and rows(4) == [2, 2] and rows(3) == [2, 1]
+  assert rows(70) == [32, 32, 8]
+
+
 @pytest.mark.parametrize("ways", [1, 4])
 def test_a_plan_holds_every_text_once_in_arrays_of_its_few_shapes(ways):
   rng = np.random.default_rng(0)
