@@ -176,7 +176,7 @@ def test_scores_are_the_softmax_over_1_and_0_and_agree_with_verdicts(model):
   share = np.array(got.scores(premises, hypotheses))
   assert (share[yes] > 0.5).all() and yes.any() and not yes.all()
   ids = got.pieces([*map(verifier_lib.text, premises, hypotheses)])
-  for i, one in enumerate(ids):
+  for i, one in enumerate(ids[:3]):
     tokens, length = jnp.array([one]), jnp.array([len(one)])
     encoded = t5.encode(got._graphdef, got._params, tokens, length)
     logits = t5.decode(
