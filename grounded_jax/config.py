@@ -145,7 +145,8 @@ class Model:
 
   # A directory of HF safetensors, a .gguf file, "package:NAME" for the GGUF
   # that an installed Python package ships, "warmstart:SEED" for the embedded
-  # policy, or "" for random weights of the shape `decoder`.
+  # policy, a directory of HF safetensors in a bucket ("gs://..."), a name on
+  # the HF hub, or "" for random weights of the shape `decoder`.
   path: str = ""
   tokenizer: str = ""  # "" = beside the weights; "bytes" = UTF-8 bytes;
   # "world" = the embedded world's own pieces

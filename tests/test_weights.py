@@ -258,8 +258,8 @@ def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
   [
     ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel"),
     (
-      {"rope_scaling": {"rope_type": "llama3"}},
-      "rope_scaling of type 'llama3'",
+      {"rope_scaling": {"rope_type": "longrope"}},
+      "rope_scaling of type 'longrope'",
     ),
     (
       {"rope_parameters": {"rope_type": "yarn"}},
