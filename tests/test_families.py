@@ -54,7 +54,7 @@ def their_gradients(reference, decoder, loss):
   out = {"blocks": {}}
   for row in table.rows(decoder):
     node = out["blocks"] if row.stacked else out
-    node[row.path[-1]] = table.leaf(row, decoder, tensor, np.float32)
+    node[row.path[-1]] = table.leaf(row, decoder, tensor, np.dtype("float32"))
   return out
 
 

@@ -14,7 +14,13 @@ from etils import epath
 
 from grounded_jax import config
 from grounded_jax.records import UserError, reading
-from grounded_jax.weights import checkpoint, hf_config, ranged, table
+from grounded_jax.weights import (
+  checkpoint,
+  hf_config,
+  hf_settings,
+  ranged,
+  table,
+)
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -74,7 +80,7 @@ def save(
   stored = next(iter(tensors.values())).dtype.name
   path.mkdir(parents=True, exist_ok=True)
   safetensors.numpy.save_file(tensors, path / _SINGLE, {"format": "pt"})
-  settings = json.dumps(hf_config.settings(decoder, stored), indent=2)
+  settings = json.dumps(hf_settings.settings(decoder, stored), indent=2)
   (path / "config.json").write_text(settings + "\n", "utf-8")
 
 
