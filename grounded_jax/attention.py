@@ -121,9 +121,8 @@ def grouped(
     window: positions that a query sees, its own included; None = all.
   """
   rule = (scale, softcap)
-  return _forward(q, k, v, length, window, prompt_len, group, precision, rule)[
-    0
-  ]
+  out, _ = _forward(q, k, v, length, window, prompt_len, group, precision, rule)
+  return out
 
 
 def _prompt_blocks(prompt_len: int) -> list[tuple[int, int]]:
