@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from grounded_jax import config, logp, model, sampler, weights
+from grounded_jax.records import UserError
 from grounded_jax.weights import table
 
 torch = pytest.importorskip("torch")
@@ -201,6 +203,28 @@ def assert_both_change(made, name, tmp_path, changes, moves=True):
   assert (np.abs(want - before).max() > 1e-3) == moves
 
 
+def test_a_tied_head_is_the_embedding_and_another_is_refused(made, tmp_path):
+  path = tmp_path / "model"
+  shutil.copytree(made("llama"), path)
+  families.edit(path, {"tie_word_embeddings": True})
+  with pytest.raises(UserError, match="lm_head.weight that is not the embed"):
+    families.ours(path)
+  file = path / "model.safetensors"
+  tensors = safetensors.numpy.load_file(file)
+  embed = tensors["model.embed_tokens.weight"]
+  tokens, length = prompts().tokens, jnp.full(3, 12)
+  for head in ({}, {"lm_head.weight": embed}):
+    del tensors["lm_head.weight"]
+    tensors |= head
+    safetensors.numpy.save_file(tensors, file, {"format": "pt"})
+    _, graphdef, params = families.ours(path)
+    got = families.our_logits(graphdef, params, tokens, length)
+    want = families.their_logits(families.theirs(path), tokens)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+    tensors["lm_head.weight"] = embed
+  assert np.abs(want - known_logits(made("llama"))).max() > 1e-3
+
+
 SLIDES = ["sliding_attention", "full_attention"]
 LINEAR = {"rope_type": "linear", "factor": 3.0}
 LLAMA3 = {
@@ -216,7 +240,6 @@ LLAMA3 = {
   "name, changes",
   [
     ("llama", {"rms_norm_eps": 0.3}),
-    ("llama", {"tie_word_embeddings": True}),
     ("llama", {"rope_parameters.rope_theta": 90.0}),
     ("llama", {"rope_parameters.factor": 2.0}),
     ("llama", {"rope_parameters.low_freq_factor": 2.5}),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -48,13 +49,32 @@ def read(
   files = {file: opener(file) for file in dict.fromkeys(where.values())}
   slices = {name: files[file].get_slice(name) for name, file in where.items()}
   shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-  # A tied model may still hold its head, and old ones their rotary tables.
+  # A tied model may still hold its head, and old files rotary tables.
   unused = lambda name: name == "lm_head.weight" or name.endswith(".inv_freq")
   checkpoint.check(place, decoder, shapes, unused)
+  if decoder.tied and "lm_head.weight" in slices:
+    _check_head(place, slices)
   return checkpoint.Checkpoint(
     path=path,
     decoder=decoder,
     tensor=lambda name, index: slices[name][index],
+  )
+
+
+def _check_head(path: os.PathLike, slices: dict[str, Any]) -> None:
+  """Raises UserError if a tied model's file holds another head.
+
+  Some rows tell: one that was trained apart differs in all of them.
+  """
+  head, embed = slices["lm_head.weight"], slices["model.embed_tokens.weight"]
+  if head.get_shape() == embed.get_shape():
+    rows = (slice(0, min(256, embed.get_shape()[0])), slice(None))
+    if np.array_equal(head[rows], embed[rows]):
+      return
+  raise UserError(
+    f"{path} holds a tensor lm_head.weight that is not the embedding, but its"
+    " config.json says tie_word_embeddings=True: set it to False if the head"
+    " is meant, or remove the tensor."
   )
 
 
