@@ -281,7 +281,7 @@ LLAMA3 = {
     ("mistral", {"rope_parameters.rope_theta": 90.0}),
     ("smollm3", {"no_rope_layers": [0, 1, 1, 0]}),
     ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 2}),
-    ("smollm3", {"rope_parameters": None}),
+    ("smollm3", {"rope_parameters.rope_theta": 90.0}),
     (
       "smollm3",
       {"use_sliding_window": True, "sliding_window": 3, "layer_types": None},
@@ -323,7 +323,14 @@ def test_a_field_changes_our_logits_as_theirs(made, tmp_path, name, changes):
     ("llama", {"head_dim": None}),
     ("llama", {"rms_norm_eps": None, "tie_word_embeddings": None}),
     ("gemma2", {"tie_word_embeddings": None, "layer_types": None}),
-    ("smollm3", {"tie_word_embeddings": None, "no_rope_layers": None}),
+    (
+      "smollm3",
+      {
+        "tie_word_embeddings": None,
+        "no_rope_layers": None,
+        "rope_parameters": None,
+      },
+    ),
     ("qwen2", {"use_sliding_window": None, "max_window_layers": None}),
   ],
 )

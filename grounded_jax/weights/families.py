@@ -72,6 +72,7 @@ FAMILIES = {
       "sliding_window": None,
       "no_rope_layers": None,
       "no_rope_layer_interval": 4,
+      "max_window_layers": None,  # stands in its files, without effect
       "layer_types": None,
     },
   ),
@@ -112,10 +113,12 @@ INERT = {
   *("max_length", "min_length", "do_sample", "temperature", "top_k", "top_p"),
   *("chunk_size_feed_forward", "task_specific_params", "num_return_sequences"),
   *("output_attentions", "output_hidden_states", "unsloth_fixed"),
-  *("unsloth_version", "transformers.js_config"),
+  *("unsloth_version", "transformers.js_config", "pretraining_tp"),
 }
 # Fields that stand for one thing only.
-ONE_VALUE = {"pretraining_tp": 1, "partial_rotary_factor": 1.0}
+ONE_VALUE = {"partial_rotary_factor": 1.0}
+# Fields that repeat another.
+SAME = {"sliding_window_size": "sliding_window"}
 # What a kind of rotary scaling is made of, and our names for it.
 SCALINGS = {
   "default": {},

@@ -73,6 +73,9 @@ def _refuse(family: families.Family, settings: Settings) -> None:
     elif name in families.ONE_VALUE:
       if value not in (None, families.ONE_VALUE[name]):
         raise _unsupported(name, value)
+    elif name in families.SAME and families.SAME[name] in read:
+      if value != (family.defaults | settings)[families.SAME[name]]:
+        raise _unsupported(name, value)
     elif (
       name not in read | families.INERT and value and not name.startswith("_")
     ):
