@@ -89,7 +89,7 @@ def run(
     "hashes": {
       "data": scoring.digest([scoring.bare(r) for r in records]),
       "prompt": scoring.digest(prompts),
-      "model": fingerprint(params),
+      "model": fingerprint(policy.whole(params)),
     },
   }
   return Result(metrics=metrics, records=records)

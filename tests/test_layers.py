@@ -17,10 +17,10 @@ LAYERS = (
   ("verifiers",),
   ("rewards", "trust_score"),
   ("masked", "mesh", "types"),
-  ("attention", "grpo_loss", "optim"),
+  ("attention", "grpo_loss", "lora", "optim"),
   # Layer 2.
   ("model", "report", "scoring", "tokenizer"),
-  ("baselines", "pipeline"),
+  ("baselines", "pipeline", "tokenizer_files"),
   # Layer 3.
   ("lessons", "logp", "sampler", "weights"),
   # Layer 4.
@@ -52,6 +52,7 @@ NO_JAX = (
   "scoring",
   "text",
   "tokenizer",
+  "tokenizer_files",
   "trust_score",
   "verifiers",
 )

@@ -49,7 +49,22 @@ MISTAKES = [
   (["--mode=plan", RUN], "--mode=plan is not part of this version"),
   (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile is not part of"),
   (["--mode=prepare"], "--mode=prepare is not part of this version"),
-  (["--mode=export"], "--mode=export is not part of this version"),
+  (["--mode=export"], "--mode=export needs --config=FILE.py"),
+  ([RUN, "--mode=export", "--workdir=empty"], "No checkpoint at empty"),
+  (
+    [RUN, "--mode=export", "--checkpoint=start", "--output=records.jsonl"],
+    "--output=records.jsonl is a file",
+  ),
+  (
+    [RUN, "--mode=export", "--checkpoint=start", "--output=."],
+    "--output=. holds files that are no export",
+  ),
+  (
+    [RUN, "--mode=export", "--checkpoint=start", "--adapter"],
+    "--adapter needs an experiment that trains one (model.lora.rank)",
+  ),
+  ([RUN, "--mode=export", "--dtype=int8"], "flag --dtype=int8: value should"),
+  ([RUN, "--adapter"], "--adapter is for --mode=export, not --mode=train"),
   (["--mode=report", "--runs=A,B"], "--mode=report is not part of this"),
   (["--mode=nonsense", RUN], "--mode=nonsense does not exist"),
   ([], "--mode=train needs --config=FILE.py"),

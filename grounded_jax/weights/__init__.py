@@ -12,11 +12,11 @@ import jax
 
 from grounded_jax import config, files
 from grounded_jax.records import UserError, reading
-from grounded_jax.weights import gguf_file, hf_directory, table
+from grounded_jax.weights import export, gguf_file, hf_directory, table
 from grounded_jax.weights.checkpoint import Checkpoint
 from grounded_jax.weights.hf_directory import save
 
-__all__ = ["Checkpoint", "decoder", "load", "read", "save"]
+__all__ = ["Checkpoint", "decoder", "export", "load", "read", "save"]
 
 _READERS = {"gguf": gguf_file.read, "hf": hf_directory.read}
 
