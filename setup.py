@@ -44,7 +44,7 @@ setuptools.setup(
   extras_require={
     "test": ["beartype>=0.20", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     # The oracles of the parity tests; CPU builds of torch do.
-    "parity": ["torch>=2.6", "trl>=0.20"],
+    "parity": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
     "tpu": ["jax[tpu]>=0.8"],
     "cuda": ["jax[cuda12]>=0.8"],
   },

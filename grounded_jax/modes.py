@@ -18,6 +18,7 @@ from grounded_jax import (
   outputs,
   scoring,
   text,
+  tokenizer_files,
 )
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import parsing, sources
@@ -366,4 +367,10 @@ def export(
   for name, size in sizes.items():
     table.add_row(name, f"{size:,}")
   _people().print(table)
+  if adapter and not tokenizer_files.directory(experiment.model):
+    _people().print(
+      "PEFT cannot load the weights that this adapter is for by their name"
+      f" {experiment.model.path!r}: write them with --checkpoint=start, and"
+      " without --adapter, to another --output."
+    )
   _result({"path": str(job.path), **job.origin, "files": sizes})

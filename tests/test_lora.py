@@ -1,6 +1,7 @@
 """LoRA: the adapter alone is trained, and nothing else is another model."""
 
 import dataclasses
+import functools
 
 import grpo_cases
 import jax
@@ -35,19 +36,20 @@ LORA = config.LoRA(rank=3, alpha=6.0)
 MODEL = config.Model(decoder=DECODER, logp_chunk=8, lora=LORA)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def values(dtype, cfg, fresh):
+  """(weights, adapter)."""
+  base = model.init(DECODER, jax.random.key(0), dtype)[1]
+  adapter = lora.init(lora.abstract(cfg, base), jax.random.key(1))
+  if fresh:
+    return base, adapter
+  noise = lambda x: jax.random.normal(jax.random.key(2), x.shape, x.dtype)
+  return base, jax.tree.map(lambda x: x + 0.2 * noise(x), adapter)
+
+
 def setup(dtype="float32", cfg=LORA, fresh=False):
   """(graph, weights, adapter); unless fresh, no part of the adapter is 0."""
-  graphdef, base = model.init(DECODER, jax.random.key(0), dtype)
-  adapter = lora.init(lora.abstract(cfg, base), jax.random.key(1))
-  if not fresh:
-    keys = jax.random.split(jax.random.key(2), 2 * len(adapter))
-    leaves, tree = jax.tree.flatten(adapter)
-    leaves = [
-      x + 0.2 * jax.random.normal(k, x.shape, x.dtype)
-      for k, x in zip(keys, leaves, strict=True)
-    ]
-    adapter = jax.tree.unflatten(tree, leaves)
-  return graphdef, base, adapter
+  return model.abstract(DECODER)[0], *values(dtype, cfg, fresh)
 
 
 def prompts() -> types.PromptBatch:
@@ -58,6 +60,7 @@ def prompts() -> types.PromptBatch:
   )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))
 def token_logp(graphdef, params, cfg=MODEL):
   tokens = jnp.arange(2 * 3 * 5).reshape(2, 3, 5) % 13
   return logp.token_logp(
@@ -108,8 +111,10 @@ def test_gradient_is_the_chain_rule_on_that_of_the_whole_matrix(dtype, tol):
     cfg = dataclasses.replace(MODEL, param_dtype=dtype, compute_dtype=dtype)
     graphdef, base, adapter = setup(dtype)
     loss = lambda params: jnp.sin(3 * token_logp(graphdef, params, cfg)).sum()
-    got = jax.grad(lambda x: loss(lora.attach(LORA, base, x)))(adapter)
-    whole = jax.grad(loss)(lora.merged(lora.attach(LORA, base, adapter)))
+    params = lora.attach(LORA, base, adapter)
+    of_adapter = jax.grad(lambda x: loss(lora.attach(LORA, base, x)))
+    got = jax.jit(of_adapter)(adapter)
+    whole = jax.jit(lambda x: jax.grad(loss)(lora.merged(x)))(params)
     for name, leaves in adapter.items():
       y, r = DECODER.layers, LORA.rank
       a, b = leaves["a"].reshape(y, -1, r), leaves["b"].reshape(y, r, -1)
@@ -207,11 +212,7 @@ def test_a_step_moves_the_adapter_and_leaves_the_weights():
     assert_same(leaves["a"], before[1][name]["a"])
   sizes = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
   # Two moments an adapter, and counts.
-  assert sizes(state.opt_state) == 2 * sizes(adapter_like(before[1])) + 8
-
-
-def adapter_like(adapter):
-  return jax.tree.map(jnp.asarray, adapter)
+  assert sizes(state.opt_state) == 2 * sizes(before[1]) + 8
 
 
 def test_adapters_are_cut_over_the_mesh_as_their_matrices_are():

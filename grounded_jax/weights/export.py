@@ -237,7 +237,7 @@ def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _directory(job: Job) -> Iterator[pathlib.Path]:
   """A folder that takes the name of the export when it is whole."""
-  path = job.path
+  path = job.path.resolve()
   part = path.with_name(f".{path.name}.part")
   old = path.with_name(f".{path.name}.old")
   for left in (part, old):
