@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from grounded_jax import config
 
@@ -39,7 +39,7 @@ class Adapted:
   def shape(self) -> tuple[int, ...]:
     return self.weight.shape
 
-  def layer(self, index: int) -> "Adapted":
+  def layer(self, index: Int[Array, ""]) -> "Adapted":
     """One layer of a stack."""
     parts = {"weight": self.weight, "a": self.a, "b": self.b}
     return dataclasses.replace(self, **{n: x[index] for n, x in parts.items()})

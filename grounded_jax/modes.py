@@ -14,11 +14,11 @@ import rich.table
 
 from grounded_jax import (
   config,
+  files,
   log,
   outputs,
   scoring,
   text,
-  tokenizer_files,
 )
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.data import parsing, sources
@@ -367,10 +367,11 @@ def export(
   for name, size in sizes.items():
     table.add_row(name, f"{size:,}")
   _people().print(table)
-  if adapter and not tokenizer_files.directory(experiment.model):
+  path = experiment.model.path
+  if adapter and not (path and files.find(path).kind == "hf"):
     _people().print(
       "PEFT cannot load the weights that this adapter is for by their name"
-      f" {experiment.model.path!r}: write them with --checkpoint=start, and"
+      f" {path!r}: write them with --checkpoint=start, and"
       " without --adapter, to another --output."
     )
   _result({"path": str(job.path), **job.origin, "files": sizes})

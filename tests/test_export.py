@@ -134,9 +134,8 @@ def test_import_export_import_is_the_same_to_the_bit(
   assert ("lm_head.weight" in tensors) == (not decoder.tied)
   if shard_bytes == 20_000:
     count = len(shards)
-    assert count > 2 and shards[0].name == f"model-00001-of-{count:05d}.saf" + (
-      "etensors"
-    )
+    first = f"model-00001-of-{count:05d}.safetensors"
+    assert count > 2 and shards[0].name == first
     index = read_json(path / "model.safetensors.index.json")
     assert index["weight_map"].keys() == want.keys()
     total = sum(x.nbytes for x in want.values())
@@ -290,7 +289,7 @@ def test_merged_and_as_a_peft_adapter_a_policy_computes_the_same(
   base, trained = random_params(decoder), random_adapter(decoder)
   params = lora.attach(LORA, base, trained)
   ours = logits(decoder, params)
-  assert np.abs(ours - logits(decoder, base)).max() > 0.1
+  assert np.abs(ours - logits(decoder, base)).max() > 0.02
   merged = a_job(tmp_path / "merged", decoder, model={"lora": LORA})
   export.write(merged, params)
   np.testing.assert_allclose(

@@ -333,6 +333,18 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
     "dev": log.read_json(folder / "run" / "eval" / "dev.json")
   }
   assert "TRUST" in err and "dev by lexical(0.75)" in err
+  trained = json.loads(out)["dev"]["meta"]["hashes"]["model"]
+  code, out, err = call(capsys, RUN, "--workdir=run", "--mode=export")
+  got = json.loads(out)
+  assert code == 0 and got["path"] == "run/export"
+  assert got["checkpoint"] == "run/first/checkpoints/3"
+  assert {"config.json", "model.safetensors", "tokenizer.json"} < set(
+    got["files"]
+  )
+  assert "model.safetensors" in err
+  again = ("--config.model.path=run/export", "--checkpoint=start")
+  code, out, _ = call(capsys, RUN, "--workdir=other", "--mode=eval", *again)
+  assert json.loads(out)["dev"]["meta"]["hashes"]["model"] == trained
   passage = {"title": "Ada", "text": "Ada sells salt."}
   log.write_jsonl(folder / "passages.jsonl", [passage, passage])
   code, out, err = call(

@@ -210,7 +210,7 @@ def test_a_master_copy_keeps_updates_below_the_last_bit_of_bfloat16():
   np.testing.assert_array_equal(bfloat16_run(False).params["up"], 1.0)
   state = bfloat16_run(True)
   copy = state.opt_state.params["up"]
-  np.testing.assert_allclose(copy, 1 - 40 * 1e-4, rtol=1e-6)
+  np.testing.assert_allclose(copy, 1 - 40 * 1e-4, rtol=3e-6)
   np.testing.assert_array_equal(state.params["up"], copy.astype(jnp.bfloat16))
   assert state.params["up"][0] == 1 - 2**-8
 
@@ -224,10 +224,11 @@ def test_all_that_the_optimiser_keeps_is_float32(kind, master):
   kept = {x.dtype.name for x in jax.tree.leaves(state.opt_state) if x.ndim}
   assert kept == {"float32"}
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree) if x.ndim)
-  # Muon keeps one moment of a matrix, AdamW two.
-  moments = {"adamw": 2, "muon": 1}[kind] * size(params)
-  rest = size([params["embed"], params["norm"], params["blocks"]["attn_norm"]])
-  moments += rest if kind == "muon" else 0
+  if kind == "adamw":
+    moments = 2 * size(params)
+  else:  # one moment of a matrix, two of the rest, and three coefficients
+    matrices = {n: x for n, x in params["blocks"].items() if "norm" not in n}
+    moments = 2 * size(params) - size(matrices) + 3
   assert size(state.opt_state) == moments + master * size(params)
 
 

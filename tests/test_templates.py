@@ -7,7 +7,7 @@ import tiny
 import tokenizers
 
 from grounded_jax import config, main, prompts, tokenizer
-from grounded_jax.records import UserError
+from grounded_jax.records import Doc, Example, UserError
 
 # In the manner of each family, in our own words.
 LLAMA3 = (
@@ -171,13 +171,13 @@ def test_prompt_mode_prints_text_and_count(
   captured = capsys.readouterr()
   (shown,) = json.loads(captured.out)
   data = config.Data(style="tiny")
-  example = prompts.Example(
+  example = Example(
     id="Ada-0",
     task="short",
     question="What sells Ada?",
     docs=(
-      prompts.Doc(title="Ada", text="Ada sells salt."),
-      prompts.Doc(title="Sea", text="It is wet."),
+      Doc(title="Ada", text="Ada sells salt."),
+      Doc(title="Sea", text="It is wet."),
     ),
     answers=(("salt",),),
     answerable=True,

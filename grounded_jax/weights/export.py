@@ -19,7 +19,7 @@ import gguf
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from grounded_jax import config, files, lora, tokenizer_files
 from grounded_jax import tokenizer as tokenizer_lib
@@ -174,7 +174,7 @@ def _stored(
 
 
 @jax.jit
-def _layer(leaf: Any, layer: int) -> jax.Array:
+def _layer(leaf: Any, layer: Int[Array, ""]) -> Array:
   """One layer of a stacked leaf, its adapter added."""
   if isinstance(leaf, lora.Adapted):
     return lora.effective(leaf.layer(layer))
