@@ -53,7 +53,7 @@ setuptools.setup(
       "ruff>=0.9",
     ],
     # The oracles of the parity tests; CPU builds of torch do.
-    "parity": ["torch>=2.6", "trl>=0.20"],
+    "parity": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
     # The splitter tf_text and ROUGE-L; brings tensorflow.
     "text": ["tensorflow-text>=2.19"],
     # Classifiers as verifiers.

@@ -18,6 +18,8 @@ from grounded_jax.records import UserError
 SPLITTERS = ("punkt", "rule", "tf_text")
 VERIFIERS = ("lexical", "oracle", "t5", "classifier")
 MODEL_VERIFIERS = ("t5", "classifier")  # those that `path` names a model for
+# The matrices of a layer that an adapter may be added to.
+ADAPTABLE = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def _choice(name: str, value: Any, allowed: tuple) -> None:
@@ -141,6 +143,29 @@ class Decoder:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA:
+  """Low-rank adapters: only they are trained, the weights stay as they are."""
+
+  rank: int = 0  # of the adapters; 0 = none, all weights are trained
+  alpha: float = 32.0  # an adapter's product counts alpha / rank times
+  targets: str = ",".join(ADAPTABLE)  # which matrices of every layer
+
+  def __post_init__(self):
+    _within(self, "rank")
+    _positive(self, "alpha")
+    names = self.names
+    for name in names:
+      _choice("targets", name, ADAPTABLE)
+    if len(set(names)) < len(names):
+      raise UserError(f"targets={self.targets} names a matrix twice.")
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The targets one by one."""
+    return tuple(self.targets.split(","))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
   """Which weights, which tokenizer, which number formats."""
 
@@ -158,6 +183,7 @@ class Model:
   matmul_precision: str = "default"  # float32 dots: default, high, highest
   remat: str = "none"  # recompute in the backward pass: none, dots, full
   logp_chunk: int = 512  # completion tokens per chunk of the output head
+  lora: LoRA = LoRA()
 
   def __post_init__(self):
     dtypes = ("float32", "bfloat16", "float64")
@@ -431,6 +457,10 @@ class Optimizer:
   eps: float = 1e-8
   weight_decay: float = 0.0
   grad_clip: float = 1.0  # global norm; 0 = off
+  # Keep the parameters in float32 too, and round that copy to param_dtype
+  # after each step: in bfloat16 alone an update below 1/512 of a parameter is
+  # lost.  The optimiser's moments are float32 in any case.
+  master: bool = False
 
   def __post_init__(self):
     _choice("kind", self.kind, ("adamw", "muon"))
@@ -519,12 +549,27 @@ class Experiment:
         _folder(kind, name)
       if len(set(names)) < len(names):
         raise UserError(f"two of the {kind}s have one name: {names}.")
+    self._check_optimizers()
     judges = [e.headline.judge for e in self.evals]
     for stage in self.stages:
       if stage.objective == "grpo" and stage.rewards.verifier.judge in judges:
         raise UserError(
           f"the stage {stage.name} is rewarded by the judge of an evaluation:"
           " give its headline another kind, threshold or path."
+        )
+
+  def _check_optimizers(self):
+    wide = self.model.lora.rank or self.model.param_dtype != "bfloat16"
+    for stage in self.stages:
+      if stage.optimizer.master and wide:
+        raise UserError(
+          f"the stage {stage.name} sets optimizer.master, but what it trains is"
+          " float32 already: it is for model.param_dtype=bfloat16 without LoRA."
+        )
+      if stage.optimizer.kind == "muon" and self.model.lora.rank:
+        raise UserError(
+          f"the stage {stage.name} sets optimizer.kind=muon, which is for whole"
+          " matrices: train adapters (model.lora.rank) with adamw."
         )
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import attention, config, rotary, types
+from grounded_jax import attention, config, lora, rotary, types
 
 Params = dict[str, Any]
 
@@ -258,8 +258,7 @@ def _dense(x, w, axes, precision):
   As matrices: with more axes the gradients take twice as long on a CPU.
   """
   width = math.prod(w.shape[:axes])
-  flat = x.reshape(-1, width), w.astype(x.dtype).reshape(width, -1)
-  out = jnp.matmul(*flat, precision=precision)
+  out = lora.matmul(x.reshape(-1, width), w, precision)
   return out.reshape(*x.shape[: x.ndim - axes], *w.shape[axes:])
 
 

@@ -15,7 +15,13 @@ from numpy import ndarray
 
 from grounded_jax import config, files
 from grounded_jax.records import UserError, reading
-from grounded_jax.weights import gguf_file, hf_directory, t5_directory, table
+from grounded_jax.weights import (
+  export,
+  gguf_file,
+  hf_directory,
+  t5_directory,
+  table,
+)
 from grounded_jax.weights.checkpoint import Checkpoint
 from grounded_jax.weights.hf_directory import save
 from grounded_jax.weights.t5_directory import T5Checkpoint
@@ -25,6 +31,7 @@ __all__ = [
   "Checkpoint",
   "T5Checkpoint",
   "decoder",
+  "export",
   "load",
   "load_t5",
   "read",
