@@ -150,8 +150,12 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   """SVG figures of the metrics over the steps, stages one after another."""
   if not rows:
     return []
+  # Parts that the reward does not use stay 0 and would only fill the legend.
   parts = dict.fromkeys(
-    name for row in rows for name in row if name.startswith("reward/")
+    name
+    for row in rows
+    for name, value in row.items()
+    if name.startswith("reward/") and value
   )
   figures = [
     ("Reward", ["reward", *parts]),

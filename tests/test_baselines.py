@@ -146,3 +146,4 @@ def test_no_rule_comes_near_what_reading_the_passages_scores():
     tuple(world.examples(0, "test", 120)), config.Verifier(kind="oracle")
   )
   assert max(metrics["trust"] for metrics in found.values()) < 60
+  assert found["copy_all"]["concise"]["trust"] < 30

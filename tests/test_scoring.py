@@ -145,13 +145,24 @@ def test_hostile_texts_are_no_refusals_in_linear_time(output):
   assert not refusals.declines(output)
 
 
+def long_passage(size):
+  return {"docs": [{"title": "T", "text": "y" * size, "answers_found": [1]}]}
+
+
 def test_brevity_is_what_is_allowed_over_what_is_used():
-  golds = [["Ada", "Ada King"], ["Bo"]]
-  assert concise.allowed(golds) == 250 + 7 + 2
-  long = record("x" * 259 * 4 + " [1][2].".replace(".", ""), answers=golds)
+  fields = {"answers": [["Ada", "Ada King"]]} | long_passage(300)
+  assert concise.allowed(record("", **fields)) == 250 + 7
+  long = record("x" * 257 * 4 + " [1][2]", **fields)
   assert concise.brevity(long) == 0.25
-  assert concise.brevity(record("x " * 259, answers=golds)) == 1
-  assert concise.brevity(record("")) == 1
+  assert concise.brevity(record("x " * 257, **fields)) == 1
+  assert concise.brevity(record("", **fields)) == 1
+
+
+def test_around_short_passages_no_more_is_allowed_than_one_and_the_question():
+  assert concise.allowed(record("x")) == 4 + (6 + 5) / 2 + 3
+  nothing = record("x", question="", answers=[]) | long_passage(0)
+  assert concise.brevity(nothing) == 0
+  assert concise.brevity(nothing | {"output": ""}) == 1
 
 
 def test_concise_scores_are_the_published_ones_of_shortened_credits():

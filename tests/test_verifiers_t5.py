@@ -9,13 +9,14 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sentencepiece
 import t5_cases as cases
 import tokenizers
 
-from grounded_jax import config, files, scoring, verifiers, weights
+from grounded_jax import config, files, scoring, t5, verifiers, weights
 from grounded_jax import mesh as mesh_lib
 from grounded_jax.records import UserError
 from grounded_jax.verifiers import batches, pieces
@@ -160,28 +161,35 @@ def test_a_pair_is_judged_alike_alone_and_among_others(model):
 
 
 def test_scores_are_the_softmax_over_1_and_0_and_agree_with_verdicts(model):
-  """Where one of the two is said, yes is when its share is above a half."""
+  """Yes is when "1" is above every token, so above "0": more than a half."""
   got = of(model)
-  premises, hypotheses = cases.pairs(60)
+  premises, hypotheses = cases.pairs(8)
   yes = np.array(got(premises, hypotheses))
   share = np.array(got.scores(premises, hypotheses))
-  assert (share[yes] > 0.5).all()
-  assert ((0 <= share) & (share <= 1)).all()
-  assert (share[~yes] > 0.5).any()  # "Paris" was likelier than both
+  assert (share[yes] > 0.5).all() and yes.any() and not yes.all()
+  ids = got.pieces([*map(verifier_lib.text, premises, hypotheses)])
+  for i, one in enumerate(ids):
+    tokens, length = jnp.array([one]), jnp.array([len(one)])
+    encoded = t5.encode(got._graphdef, got._params, tokens, length)
+    logits = t5.decode(
+      got._graphdef, got._params, encoded, length, jnp.array([[SHAPE.start]])
+    )[0, 0]
+    odds = np.exp(logits[got.pieces.one] - logits[got.pieces.zero])
+    assert share[i] == pytest.approx(odds / (1 + odds), abs=1e-5)
+    assert yes[i] == (np.argmax(logits) == got.pieces.one)
 
 
 def test_calls_of_the_same_lengths_compile_nothing_more(model):
+  verifier_lib.judge.clear_cache()
   got = of(model)
-  before = verifier_lib.judge._cache_size()
   premises, hypotheses = cases.pairs(50)
   got(premises, hypotheses)
-  compiled = verifier_lib.judge._cache_size()
-  assert compiled - before == len(got.shapes) <= 8
+  assert 1 < verifier_lib.judge._cache_size() == len(got.shapes) <= 8
   shuffled = np.random.default_rng(5).permutation(50)
   for count in (50, 50, 49):
     chosen = shuffled[:count]
     got([premises[i] for i in chosen], [hypotheses[i] for i in chosen])
-  assert verifier_lib.judge._cache_size() == before + len(got.shapes)
+  assert verifier_lib.judge._cache_size() == len(got.shapes)
   widths = {width for _, width in got.shapes}
   possible = {(r, w) for w in widths for r in batches.rows(w, 512, 1)}
   assert got.shapes <= possible
@@ -209,20 +217,19 @@ def greedy(path, premises, hypotheses):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("seed", [0, 1])
-def test_verdicts_are_those_of_greedy_decoding_that_reads_1(
-  tmp_path, spiece, seed
-):
-  """Of a model that ends after its answer: decoded == "1", and only then."""
-  path = make(tmp_path, spiece, ends=True, seed=seed)
-  got = of(path)
-  premises, hypotheses = cases.pairs(40)
-  said = greedy(path, premises, hypotheses)
-  verdicts = got(premises, hypotheses)
+def test_verdicts_are_those_of_greedy_decoding_that_reads_1(tmp_path, spiece):
+  """Of models that end after their answer: decoded == "1", and only then."""
+  premises, hypotheses = cases.pairs(30)
+  inner, verdicts, said = pieces.Pieces(spiece), [], []
+  for seed in (0, 1):
+    path = tmp_path / str(seed)
+    make(path, spiece, ends=True, seed=seed)
+    verdicts += of(path)(premises, hypotheses)
+    said += greedy(path, premises, hypotheses)
   assert verdicts == [text == "1" for _, text, _ in said]
-  assert len({first for first, _, _ in said}) == 3  # "1", "0" and another
   assert {text for _, text, _ in said} >= {"1", "0"}
-  assert all(rest == [1] for _, _, rest in said)  # </s> after it
+  assert {first for first, _, _ in said} - {inner.one, inner.zero}  # neither
+  assert all(rest == [1] for first, _, rest in said if first == inner.one)
 
 
 @pytest.mark.parity
@@ -261,7 +268,7 @@ want, verdicts = one.scores(premises, hypotheses), one(premises, hypotheses)
 assert len(set(verdicts)) == 2
 q = one._params["encoder"]["attention"]["q"]
 assert len(q.sharding.device_set) == 1
-for sizes in ((2, 2, 2), (1, 8, 1), (8, 1, 1), (1, -1, 4), (1, 2, 2)):
+for sizes in ((2, 2, 2), (1, -1, 1), (1, 2, 2)):
   got = of(*sizes)
   np.testing.assert_allclose(
     got.scores(premises, hypotheses), want, rtol=0, atol=1e-5)
@@ -282,6 +289,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_meshes_of_eight_devices_and_slices_of_them_judge_alike(model):
   env = os.environ | {
     "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -313,7 +321,7 @@ def test_bfloat16_is_held_and_named(model):
   got = of(model, dtype="bfloat16")
   leaves = jax.tree.leaves(got._params)
   assert {leaf.dtype.name for leaf in leaves} == {"bfloat16"}
-  premises, hypotheses = cases.pairs(20)
+  premises, hypotheses = cases.pairs(8)
   wide = of(model).scores(premises, hypotheses)
   near = got.scores(premises, hypotheses)
   assert np.abs(np.array(near) - wide).mean() < 0.05

@@ -1,5 +1,6 @@
 """T5's files: every leaf from its tensors, each device's part alone."""
 
+import dataclasses
 import itertools
 import json
 
@@ -196,5 +197,9 @@ def test_what_transformers_and_torch_save_is_read_bit_for_bit(
       index.write_text(json.dumps({"weight_map": where}))
   elif kind == "sharded":
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
+  if name == "unscaled" and "bin" in kind:
+    # transformers 5 calls every T5 tied: a stored head counts, copy or not.
+    shape = dataclasses.replace(shape, tied=False)
+    params |= {"head": params["embed"].T}
   assert weights.read_t5(str(tmp_path)).shape == shape
   assert_same(load(tmp_path), params)

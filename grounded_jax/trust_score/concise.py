@@ -8,17 +8,21 @@ supported.  The reader pays for that in length, so here the credit of a record
     brevity = min(1, allowed / used)
 
 `used` counts the characters of the answer without citations and white space,
-so that neither long words nor words run together are cheaper.  `allowed` is
-250 characters (about 50 English words: a sentence or two) plus all golds of
-the question, each in its longest wording: a complete answer may say each of
-them in full and 250 characters around.  It depends on the record alone, needs
-no verifier and no splitter, so nothing that an answer says can raise it.
+so that neither long words nor words run together are cheaper.
+
+    allowed = min(250, question + mean passage) + golds
+
+in such characters: a complete answer may say each gold in full, in its longest
+wording, and around them a sentence or two (250 characters are about 50 English
+words), but no more than the question and one passage, which bounds the share
+that copying keeps where passages are short.  It depends on the record alone,
+needs no verifier and no splitter, so nothing that an answer says can raise it.
 
 What it does not see: whether what a short answer says besides the golds
 matters, and answers whose golds are only a part of what the question needs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from grounded_jax import text
@@ -27,16 +31,18 @@ STATEMENT = 250  # characters without white space
 
 
 def brevity(record: Mapping[str, Any]) -> float:
-  """The share of its credit that a record keeps, above 0 and at most 1."""
+  """The share of its credit that a record keeps, 0 to 1."""
   used = _length(text.remove_citations(record["output"]))
-  limit = allowed(record["answers"])
-  return limit / max(limit, used)
+  limit = allowed(record)
+  return limit / used if used > limit else 1.0
 
 
-def allowed(answers: Sequence[Sequence[str]]) -> int:
-  """The characters that an answer to these golds may have for full credit."""
-  longest = (max(map(_length, aliases), default=0) for aliases in answers)
-  return STATEMENT + sum(longest)
+def allowed(record: Mapping[str, Any]) -> float:
+  """The characters that an answer to a record may have for full credit."""
+  passages = [_length(doc["text"]) for doc in record["docs"]]
+  around = _length(record["question"]) + sum(passages) / len(passages)
+  golds = (max(map(_length, x), default=0) for x in record["answers"])
+  return float(min(STATEMENT, around) + sum(golds))
 
 
 def _length(written: str) -> int:
