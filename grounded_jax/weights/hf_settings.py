@@ -52,13 +52,15 @@ def _settings(
   local = [kind in "Ll" for kind in wanted.kinds]
   kinds = ["sliding_attention" if x else "full_attention" for x in local]
   activation = wanted.activation
+  # transformers 5 refuses a whole number that is written as a float.
+  scalar = wanted.query_scalar or wanted.head_dim
   every = {
     "num_key_value_heads": wanted.kv_heads,
     "head_dim": wanted.head_dim,
     "rms_norm_eps": wanted.norm_eps,
     "rope_theta": wanted.rope_theta,
     "tie_word_embeddings": wanted.tied,
-    "query_pre_attn_scalar": wanted.query_scalar or wanted.head_dim,
+    "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar,
     "attn_logit_softcapping": wanted.attn_softcap or None,
     "final_logit_softcapping": wanted.final_softcap or None,
     "rope_local_base_freq": wanted.local_rope_theta or wanted.rope_theta,
