@@ -23,6 +23,7 @@ setuptools.setup(
   install_requires=[
     "Levenshtein>=0.26",
     "absl-py>=2.1",
+    "etils[epath]>=1.12",
     "flax>=0.12",
     "gguf>=0.17",
     "grain>=0.2.10",
@@ -52,12 +53,14 @@ setuptools.setup(
       "ruff>=0.9",
     ],
     # The oracles of the parity tests; CPU builds of torch do.
-    "parity": ["torch>=2.6", "trl>=0.20"],
+    "parity": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
     # The splitter tf_text and ROUGE-L; brings tensorflow.
     "text": ["tensorflow-text>=2.19"],
     # Classifiers as verifiers.
     "nli": ["torch>=2.6"],
     "tpu": ["jax[tpu]>=0.8"],
     "cuda": ["jax[cuda12]>=0.8"],
+    # Models in buckets (gs://).
+    "gcs": ["etils[epath-gcs]>=1.12"],
   },
 )

@@ -271,7 +271,8 @@ def restore_params(path: pathlib.Path, like: Any) -> Any:
       if saved.get(name) != shape:
         raise UserError(
           f"The checkpoint {path} holds another model: {name} has shape"
-          f" {saved.get(name)} there and {shape} in this config."
+          f" {saved.get(name)} there and {shape} in this config (with"
+          " model.lora.rank a checkpoint holds the adapter alone)."
         )
     return reader.restore(folder, like)
 

@@ -18,6 +18,8 @@ from grounded_jax.records import UserError
 SPLITTERS = ("punkt", "rule", "tf_text")
 VERIFIERS = ("lexical", "oracle", "t5", "classifier")
 MODEL_VERIFIERS = ("t5", "classifier")  # those that `path` names a model for
+# The matrices of a layer that an adapter may be added to.
+ADAPTABLE = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def _choice(name: str, value: Any, allowed: tuple) -> None:
@@ -79,8 +81,38 @@ class Decoder:
   norm_eps: float = 1e-5
   tied: bool = True  # the output head is the embedding, transposed
   qk_norm: bool = False  # RMS norm on each query and key head (Qwen3)
+  qkv_bias: bool = False  # queries, keys and values have a bias (Qwen2)
+  activation: str = "silu"  # of the MLP's gate: silu, gelu (by tanh)
+  post_norms: bool = False  # a norm also after attention and MLP (Gemma)
+  plus_one: bool = False  # norms multiply by 1 + their scale (Gemma)
+  scaled_embed: bool = False  # embeddings times the root of `embed` (Gemma)
+  query_scalar: float = 0.0  # scores over its root; 0 = head_dim
+  attn_softcap: float = 0.0  # bound of the attention's scores; 0 = none
+  final_softcap: float = 0.0  # bound of the logits; 0 = none
+  # The kinds of layers, repeated over the depth: G sees everything before it,
+  # L the last `window` positions; g and l do so without rotary positions.
+  pattern: str = "G"
+  window: int = 0  # positions a local layer sees, its own too; 0 = none local
+  local_rope_theta: float = 0.0  # of L layers, never scaled; 0 = as G layers
+  # Longer contexts: none, linear (all angles over rope_factor) or llama3 (slow
+  # ones over it, fast ones as they are, between them a mixture).
+  rope_scaling: str = "none"
+  rope_factor: float = 1.0
+  rope_low: float = 1.0  # llama3: turns in rope_original up to which is slow
+  rope_high: float = 4.0  # llama3: turns from which on is fast
+  rope_original: int = 8192  # llama3: tokens of context before scaling
 
   def __post_init__(self):
+    _choice("activation", self.activation, ("silu", "gelu"))
+    _choice("rope_scaling", self.rope_scaling, ("none", "linear", "llama3"))
+    _within(self, "query_scalar", "attn_softcap", "final_softcap", "window")
+    _within(self, "local_rope_theta")
+    _positive(self, "rope_factor", "rope_low", "rope_original")
+    self._check_pattern()
+    if self.rope_high <= self.rope_low:
+      raise UserError(
+        f"rope_high={self.rope_high} must exceed rope_low={self.rope_low}."
+      )
     # A broken file may claim any number of layers; each has its checks.
     _within(self, "layers", low=1, high=10_000)
     _positive(self, "embed", "mlp", "heads", "kv_heads", "head_dim", "vocab")
@@ -92,6 +124,46 @@ class Decoder:
         f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}."
       )
 
+  def _check_pattern(self):
+    if not re.fullmatch("[GLgl]+", self.pattern):
+      raise UserError(
+        f"pattern={self.pattern!r} must consist of the letters G, L, g and l."
+      )
+    if ("L" in self.pattern.upper()) != (self.window > 0):
+      raise UserError(
+        f"window={self.window} does not fit pattern={self.pattern!r}: local"
+        " layers (L, l) have a window of 1 or more, others none."
+      )
+
+  @property
+  def kinds(self) -> str:
+    """The kind of each layer: `pattern` as often as it takes."""
+    repeats = -(-self.layers // len(self.pattern))
+    return (self.pattern * repeats)[: self.layers]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA:
+  """Low-rank adapters: only they are trained, the weights stay as they are."""
+
+  rank: int = 0  # of the adapters; 0 = none, all weights are trained
+  alpha: float = 32.0  # an adapter's product counts alpha / rank times
+  targets: str = ",".join(ADAPTABLE)  # which matrices of every layer
+
+  def __post_init__(self):
+    _within(self, "rank")
+    _positive(self, "alpha")
+    names = self.names
+    for name in names:
+      _choice("targets", name, ADAPTABLE)
+    if len(set(names)) < len(names):
+      raise UserError(f"targets={self.targets} names a matrix twice.")
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """The targets one by one."""
+    return tuple(self.targets.split(","))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
@@ -99,7 +171,8 @@ class Model:
 
   # A directory of HF weights, a .gguf file, "package:NAME" for the GGUF
   # that an installed Python package ships, "warmstart:SEED" for the embedded
-  # policy, or "" for random weights of the shape `decoder`.
+  # policy, a directory of HF safetensors in a bucket ("gs://..."), a name on
+  # the HF hub, or "" for random weights of the shape `decoder`.
   path: str = ""
   tokenizer: str = ""  # "" = beside the weights; "bytes" = UTF-8 bytes;
   # "world" = the embedded world's own pieces
@@ -110,6 +183,7 @@ class Model:
   matmul_precision: str = "default"  # float32 dots: default, high, highest
   remat: str = "none"  # recompute in the backward pass: none, dots, full
   logp_chunk: int = 512  # completion tokens per chunk of the output head
+  lora: LoRA = LoRA()
 
   def __post_init__(self):
     dtypes = ("float32", "bfloat16", "float64")
@@ -383,6 +457,10 @@ class Optimizer:
   eps: float = 1e-8
   weight_decay: float = 0.0
   grad_clip: float = 1.0  # global norm; 0 = off
+  # Keep the parameters in float32 too, and round that copy to param_dtype
+  # after each step: in bfloat16 alone an update below 1/512 of a parameter is
+  # lost.  The optimiser's moments are float32 in any case.
+  master: bool = False
 
   def __post_init__(self):
     _choice("kind", self.kind, ("adamw", "muon"))
@@ -471,12 +549,27 @@ class Experiment:
         _folder(kind, name)
       if len(set(names)) < len(names):
         raise UserError(f"two of the {kind}s have one name: {names}.")
+    self._check_optimizers()
     judges = [e.headline.judge for e in self.evals]
     for stage in self.stages:
       if stage.objective == "grpo" and stage.rewards.verifier.judge in judges:
         raise UserError(
           f"the stage {stage.name} is rewarded by the judge of an evaluation:"
           " give its headline another kind, threshold or path."
+        )
+
+  def _check_optimizers(self):
+    wide = self.model.lora.rank or self.model.param_dtype != "bfloat16"
+    for stage in self.stages:
+      if stage.optimizer.master and wide:
+        raise UserError(
+          f"the stage {stage.name} sets optimizer.master, but what it trains is"
+          " float32 already: it is for model.param_dtype=bfloat16 without LoRA."
+        )
+      if stage.optimizer.kind == "muon" and self.model.lora.rank:
+        raise UserError(
+          f"the stage {stage.name} sets optimizer.kind=muon, which is for whole"
+          " matrices: train adapters (model.lora.rank) with adamw."
         )
 
 

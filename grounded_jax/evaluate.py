@@ -86,7 +86,7 @@ def run(
     "hashes": {
       "data": scoring.digest([scoring.bare(r) for r in records]),
       "prompt": scoring.digest([item.prompt for item in answered]),
-      "model": fingerprint(params),
+      "model": fingerprint(policy.whole(params)),
     },
   }
   stored = [

@@ -4,13 +4,17 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import os
 import pathlib
+
+from etils import epath
 
 from grounded_jax.records import UserError
 
 WARMSTART = pathlib.Path(__file__).parent / "warmstart"
 
 _TOKENIZER_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
+_BUCKETS = ("gs", "s3")
 _WEIGHT_FILES = (*_TOKENIZER_FILES, "*.safetensors")
 _TORCH_FILES = ("pytorch_model*.bin",)  # of models that have nothing safer
 _SAMPLES = 256  # pieces of a large file that its fingerprint reads,
@@ -23,6 +27,8 @@ class Found:
 
   kind: str  # gguf (a file) or hf (a directory)
   path: pathlib.Path
+  # Of a model in a bucket: where its weights are; `path` holds the rest.
+  bucket: epath.Path | None = None
 
 
 def find(name: str, *, weights: bool = True) -> Found:
@@ -30,9 +36,9 @@ def find(name: str, *, weights: bool = True) -> Found:
 
   Args:
     name: a `.gguf` file, a directory, "package:NAME" (the GGUF file that the
-      installed Python package ships), "warmstart:SEED" (the embedded policy)
-      or a repository of the Hugging Face hub, which is fetched or taken from
-      its cache.
+      installed Python package ships), "warmstart:SEED" (the embedded policy),
+      a directory in a bucket (gs://...), or a repository of the Hugging Face
+      hub, which is fetched or taken from its cache.
     weights: False fetches the tokenizer's files alone from the hub.
 
   Raises:
@@ -43,6 +49,8 @@ def find(name: str, *, weights: bool = True) -> Found:
     return _in_package(rest)
   if scheme == "warmstart":
     return _warmstart(rest)
+  if scheme in _BUCKETS and rest.startswith("//"):
+    return in_bucket(epath.Path(name))
   path = pathlib.Path(name).expanduser()
   if path.is_dir():
     return _directory(path)
@@ -103,6 +111,39 @@ def _warmstart(seed: str) -> Found:
   return Found(kind="hf", path=path)
 
 
+def in_bucket(bucket: epath.Path) -> Found:
+  """A Hugging Face directory in a bucket: its small files are copied here.
+
+  They lie in ~/.cache/grounded_jax, under a name made of the bucket's, and are
+  copied anew each time; the weights stay where they are.
+  """
+  digest = hashlib.sha256(str(bucket).encode()).hexdigest()[:16]
+  path = pathlib.Path.home() / ".cache" / "grounded_jax" / digest
+  path.mkdir(parents=True, exist_ok=True)
+  try:
+    names = {file.name for file in bucket.iterdir()}
+    for name in sorted(names):
+      if any(pathlib.PurePath(name).match(p) for p in _TOKENIZER_FILES):
+        part = path / f"{name}.{os.getpid()}.part"
+        part.write_bytes((bucket / name).read_bytes())
+        part.replace(path / name)
+  except Exception as error:  # of any of the libraries that reach a bucket
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise UserError(
+      f"The model {bucket} cannot be read ({reason}): check its name and the"
+      " login, and `pip install 'etils[epath-gcs]'` (or epath-s3)."
+    ) from None
+  if "config.json" not in names:
+    raise UserError(
+      f"There is no config.json in {bucket}: name a directory that holds a"
+      " whole Hugging Face model."
+    )
+  for old in path.iterdir():  # of files that have left the bucket
+    if old.name not in names and old.suffix != ".part":
+      old.unlink()
+  return Found(kind="hf", path=path, bucket=bucket)
+
+
 def _on_hub(name: str, weights: bool) -> Found:
   import huggingface_hub  # only here: it costs most of a second
 
@@ -125,12 +166,13 @@ def _on_hub(name: str, weights: bool) -> Found:
 @functools.cache
 def label(name: str) -> str:
   """A model in a word: what it is called, and a short hash of its files."""
-  path = find(name).path
+  found = find(name)
   here = pathlib.Path(name).expanduser().exists()
-  return f"{path.resolve().name if here else name}#{fingerprint(path)}"
+  called = found.path.resolve().name if here else name
+  return f"{called}#{fingerprint(found.bucket or found.path)}"
 
 
-def fingerprint(path: pathlib.Path) -> str:
+def fingerprint(path: pathlib.Path | epath.Path) -> str:
   """A short hash of a model: of its files' names, sizes and contents.
 
   Of a large file it reads pieces at even distances, for a model may have
@@ -142,10 +184,10 @@ def fingerprint(path: pathlib.Path) -> str:
     files = sorted({f for pattern in patterns for f in path.glob(pattern)})
   out = hashlib.sha256()
   for file in files:
-    size = file.stat().st_size
-    out.update(f"{file.name}:{size};".encode())
-    step = max(_PIECE, size // _SAMPLES)
     with file.open("rb") as stream:
+      size = stream.seek(0, os.SEEK_END)
+      out.update(f"{file.name}:{size};".encode())
+      step = max(_PIECE, size // _SAMPLES)
       for start in range(0, size, step):
         stream.seek(start)
         out.update(stream.read(_PIECE))

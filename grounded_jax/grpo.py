@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from grounded_jax import config, grpo_loss, logp, masked, optim, types
+from grounded_jax import config, grpo_loss, logp, lora, masked, optim, types
 
 _STD_EPS = 1e-4  # added to a std before dividing by it, as TRL does
 _ZERO_STD = 1e-6  # a group whose rewards differ by less teaches nothing
@@ -146,8 +146,11 @@ def update(
   tx: optax.GradientTransformation,
   state: types.TrainState,
   batch: types.Batch,
+  base: Any = None,
 ) -> tuple[types.TrainState, dict[str, Array]]:
   """Returns the state after one optimiser step on `batch`, and its metrics.
+
+  With LoRA the state's parameters are the adapter, and `base` the weights.
 
   Metrics are means over the tokens in the loss, except `loss`, the counts and
   the maxima.  A first step on its own rollout has a loss of about 0: ratios
@@ -159,7 +162,7 @@ def update(
   def share(params, part):
     token_logp, entropy = logp.token_logp(
       graphdef,
-      params,
+      lora.attach(model.lora, base, params),
       part.prompts,
       part.rollout.tokens,
       part.rollout.sampled,

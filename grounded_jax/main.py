@@ -10,6 +10,7 @@
   --mode=answer  answer one question from passages
   --mode=data    load, validate and count the experiment's records
   --mode=prompt  print exact prompts with their token counts
+  --mode=export  write a checkpoint for transformers, vLLM or PEFT
 
 A result is JSON on stdout, and a table on stderr.  A mistake in the command
 ends with exit code 2 and one sentence.
@@ -57,13 +58,18 @@ MODES = {
   "answer": ("checkpoint", "question", "passages"),
   "data": (),
   "prompt": ("count",),
+  "export": ("checkpoint", "output", "dtype", "adapter"),
 }
-LATER = ("prepare", "plan", "compile", "export", "report")
+LATER = ("prepare", "plan", "compile", "report")
 WITHOUT_CONFIG = ("score",)
+EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Declares every flag but --config on `values`."""
+  switch = lambda name, doc, short=None: flags.DEFINE_bool(
+    name, False, doc, short_name=short, flag_values=values
+  )
   text = lambda name, default, doc: flags.DEFINE_string(
     name, default, doc, flag_values=values
   )
@@ -81,7 +87,7 @@ def define_flags(values: flags.FlagValues) -> None:
   text(
     "checkpoint",
     "latest",
-    "eval, answer: a workdir or checkpoint directory; latest or best of"
+    "eval, answer, export: a workdir or checkpoint directory; latest or best of"
     " --workdir; or start, the weights that the experiment starts from.",
   )
   yes("shuffle_passages", "eval: also with the passages in another order.")
@@ -117,9 +123,15 @@ def define_flags(values: flags.FlagValues) -> None:
   text("question", "", "answer: the question.")
   text("passages", "", "answer: a file of passages (title and text).")
   number("count", 3, "prompt: how many prompts to print.")
-  flags.DEFINE_bool(
-    "help", False, "Show this help.", short_name="h", flag_values=values
+  text("output", "", "export: a new directory. Default: WORKDIR/export.")
+  choice(
+    "dtype",
+    "",
+    ("", *EXPORT_DTYPES),
+    "export: of the weights. Default: that of the model's own files.",
   )
+  switch("adapter", "export: the LoRA adapter alone, as PEFT reads it.")
+  switch("help", "Show this help.", "h")
 
 
 def _define_reading(values: flags.FlagValues) -> None:
@@ -311,6 +323,7 @@ def run(argv: Sequence[str]) -> None:
     "answer": modes.answer,
     "data": modes.data,
     "prompt": modes.prompt,
+    "export": modes.export,
   }[values["mode"].value](**options)
 
 

@@ -14,6 +14,7 @@ import rich.table
 
 from grounded_jax import (
   config,
+  files,
   log,
   scoring,
   text,
@@ -406,6 +407,7 @@ def prompt(
   else:
     source = experiment.data.train
   examples, _ = sources.load(source, experiment.data.passages)
+  prefill = pipeline.prefill(tokenizer, experiment.data)
   result = []
   people = _people()
   for example in examples[:count]:
@@ -419,6 +421,50 @@ def prompt(
         "tokens": len(ids),
         "passages": len(shown.docs),
         "prompt": written,
+        "prefill": prefill,
       }
     )
   _result(result)
+
+
+def export(
+  experiment: config.Experiment,
+  workdir: pathlib.Path,
+  checkpoint: str,
+  output: str,
+  dtype: str,
+  adapter: bool,
+) -> None:
+  """Writes a checkpoint as a directory of Hugging Face's, or of PEFT's."""
+  from grounded_jax import policy as policy_lib
+  from grounded_jax import weights
+
+  origin = _origin(workdir, checkpoint)
+  tokenizer = tokenizer_lib.load(experiment.model)
+  lengths = [stage.grpo.max_new_tokens for stage in experiment.stages]
+  job = weights.export.Job(
+    model=experiment.model,
+    decoder=weights.decoder(experiment.model),
+    tokenizer=tokenizer,
+    path=pathlib.Path(output) if output else workdir / "export",
+    adapter=adapter,
+    dtype=dtype,
+    positions=experiment.data.max_prompt_len + max(lengths, default=2048),
+    origin={"experiment": experiment.name, "checkpoint": str(origin or "")},
+  )
+  weights.export.check(job)
+  policy, params = policy_lib.load(experiment, tokenizer, origin)
+  weights.export.write(job, params if adapter else policy.whole(params))
+  sizes = {p.name: p.stat().st_size for p in sorted(job.path.iterdir())}
+  table = rich.table.Table("", "bytes", title=str(job.path), box=None)
+  for name, size in sizes.items():
+    table.add_row(name, f"{size:,}")
+  _people().print(table)
+  path = experiment.model.path
+  if adapter and not (path and files.find(path).kind == "hf"):
+    _people().print(
+      "PEFT cannot load the weights that this adapter is for by their name"
+      f" {path!r}: write them with --checkpoint=start, and"
+      " without --adapter, to another --output."
+    )
+  _result({"path": str(job.path), **job.origin, "files": sizes})

@@ -1,13 +1,16 @@
 """Optimisers, learning-rate schedules, and the step that both losses share.
 
 AdamW, or Muon (arXiv:2502.16982) for the matrices inside the blocks with AdamW
-for embeddings, output head and norm scales.  Muon's updates are scaled to
-AdamW's root mean square, so that one learning rate serves both.
+for embeddings, output head, biases and norm scales.  Muon's updates are scaled
+to AdamW's root mean square, so that one learning rate serves both.
+
+Moments, clipping and updates are float32 (or wider) whatever the parameters
+are; a copy of bfloat16 parameters in float32 is optional.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +52,9 @@ def _kinds(params: Any) -> Any:
 
 
 def _decayed(params: Any) -> Any:
-  """The tree of booleans: weight decay for all but norm scales."""
+  """The tree of booleans: weight decay for all but norm scales and biases."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: not _name(path).endswith("norm"), params
+    lambda path, _: not _name(path).endswith(("norm", "bias")), params
   )
 
 
@@ -102,9 +105,59 @@ def make(cfg: config.Optimizer, steps: int) -> optax.GradientTransformation:
       consistent_rms=_MUON_RMS,
     )
     tx = optax.partition({"muon": muon, "adamw": tx}, _kinds)
-  if not cfg.grad_clip:
-    return tx
-  return optax.chain(optax.clip_by_global_norm(cfg.grad_clip), tx)
+  if cfg.grad_clip:
+    tx = optax.chain(optax.clip_by_global_norm(cfg.grad_clip), tx)
+  return with_master(tx) if cfg.master else _in_float32(tx)
+
+
+def _widened(tree: Any) -> Any:
+  return jax.tree.map(
+    lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree
+  )
+
+
+def _in_float32(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """`tx` as it is for float32 parameters, whatever theirs are.
+
+  Without it Adam's second moment has the parameters' dtype: in bfloat16 it
+  stands still, since 0.1% of itself is less than half of its last bit.
+  """
+
+  def update(grads, state, params):
+    return tx.update(_widened(grads), state, _widened(params))
+
+  return optax.GradientTransformation(
+    lambda params: tx.init(_widened(params)), update
+  )
+
+
+class Master(NamedTuple):
+  """The state of `with_master`."""
+
+  inner: Any
+  params: Any  # in float32
+
+
+def with_master(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """`tx` on a float32 copy of the parameters, which are the copy rounded."""
+
+  def init(params):
+    wide = _widened(params)
+    return Master(inner=tx.init(wide), params=wide)
+
+  def update(grads, state, params):
+    grads = _widened(grads)
+    updates, inner = tx.update(grads, state.inner, state.params)
+    master = optax.apply_updates(state.params, updates)
+    # Float32 may round these, but nothing adds up: the copy is what counts.
+    steps = jax.tree.map(jnp.subtract, master, _widened(params))
+    return steps, Master(inner=inner, params=master)
+
+  return optax.GradientTransformation(init, update)
 
 
 def init(tx: optax.GradientTransformation, params: Any) -> types.TrainState:
@@ -126,6 +179,7 @@ def apply(
   finite leave the whole state as it was, the step count included, and are
   reported in `skipped`.
   """
+  grads = _widened(grads)
   norm = optax.tree.norm(grads)
   usable = jnp.isfinite(norm) & (weight > 0)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -174,9 +228,9 @@ def micro_gradients(
 
   def body(total_grads, part):
     grads, aux = gradient(params, rebuild(part))
-    return jax.tree.map(jnp.add, total_grads, grads), aux
+    return jax.tree.map(jnp.add, total_grads, _widened(grads)), aux
 
-  zeros = jax.tree.map(jnp.zeros_like, params)
+  zeros = jax.tree.map(jnp.zeros_like, _widened(params))
   return jax.lax.scan(body, zeros, leaves)
 
 

@@ -26,6 +26,12 @@ def render(example: Example, tokenizer: Tokenizer, data: config.Data) -> str:
   return prompts.render(data, example, tokenizer.chat)
 
 
+def prefill(tokenizer: Tokenizer, data: config.Data) -> str:
+  """What a prompt's template wrote of the completion, "<think>\n" perhaps."""
+  # A base model's prompt goes through no template, so none wrote a prefill.
+  return tokenizer.prefill(data.thinking) if data.chat else ""
+
+
 def fit(
   example: Example, tokenizer: Tokenizer, data: config.Data
 ) -> tuple[Example, list[int]]:
@@ -211,8 +217,7 @@ class Demonstrations:
     """Demonstrates the examples as fitted; drops and counts what cannot be."""
     fitted, self.fits = fit_all(examples, tokenizer, data)
     fitted = _still(fitted, answerable)
-    # What the template writes before the completion, "<think>\n" perhaps.
-    opened = tokenizer.prefill(data.thinking).rstrip() if data.chat else ""
+    opened = prefill(tokenizer, data).rstrip()
     self._rows = []
     self.without = self.too_long = 0  # examples left out, and why
     for example, ids in fitted:

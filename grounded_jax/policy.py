@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from grounded_jax import checkpoint as checkpoint_lib
-from grounded_jax import config, rewards, sampler, types, weights
+from grounded_jax import (
+  config,
+  lora,
+  pipeline,
+  rewards,
+  sampler,
+  types,
+  weights,
+)
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 from grounded_jax import tokenizer as tokenizer_lib
@@ -28,6 +36,11 @@ class Policy:
   graphdef: Any
   tokenizer: tokenizer_lib.Tokenizer
   rows: jax.sharding.NamedSharding  # of arrays whose first axis is P
+  base: Any = None  # with LoRA the weights, which then are not trained
+
+  def whole(self, params: Any) -> Any:
+    """All that the model reads, of the parameters that are trained."""
+    return lora.attach(self.model.lora, self.base, params)
 
   @property
   def ways(self) -> int:
@@ -43,10 +56,13 @@ def load(
 ) -> tuple[Policy, Any]:
   """The policy and its parameters, laid out over the experiment's mesh.
 
+  The parameters are those that are trained: with LoRA the adapter.
+
   Args:
     experiment: its model, mesh and seed (of random weights) are read.
     tokenizer: of the model.
-    checkpoint: one of a run's; None = the model's own weights.
+    checkpoint: one of a run's; None = the model's own weights, and a fresh
+      adapter.
   """
   cfg = experiment.model
   devices = mesh_lib.make(experiment.mesh)
@@ -61,19 +77,42 @@ def load(
     tokenizer=tokenizer,
     rows=mesh_lib.rows(devices),
   )
-  if checkpoint is not None:
-    like = jax.tree.map(
-      lambda leaf, where: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=where
-      ),
-      shapes,
-      layout,
-    )
-    return policy, checkpoint_lib.restore_params(checkpoint, like)
-  if cfg.path:
-    return policy, weights.load(cfg, shapes, layout)
   key = jax.random.key(experiment.seed)
-  return policy, jax.device_put(_random(decoder, cfg.param_dtype, key), layout)
+  if not cfg.lora.rank:
+    if checkpoint is not None:
+      return policy, _restore(checkpoint, shapes, layout)
+    return policy, _weights(cfg, decoder, shapes, layout, key)
+  base = _weights(cfg, decoder, shapes, layout, key)
+  policy = dataclasses.replace(policy, base=base)
+  shapes = lora.abstract(cfg.lora, shapes)
+  layout = mesh_lib.shardings(devices, lora.logical_axes(cfg.lora, axes))
+  if checkpoint is not None:
+    return policy, _restore(checkpoint, shapes, layout)
+  return policy, jax.device_put(lora.init(shapes, key), layout)
+
+
+def _restore(checkpoint: pathlib.Path, shapes: Any, layout: Any) -> Any:
+  like = jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    shapes,
+    layout,
+  )
+  return checkpoint_lib.restore_params(checkpoint, like)
+
+
+def _weights(
+  cfg: config.Model,
+  decoder: config.Decoder,
+  shapes: Any,
+  layout: Any,
+  key: jax.Array,
+) -> Any:
+  """The model's own weights: of its files, or random without any."""
+  if cfg.path:
+    return weights.load(cfg, shapes, layout)
+  return jax.device_put(_random(decoder, cfg.param_dtype, key), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -109,7 +148,7 @@ def begin(
   """G completions of each prompt, on the devices, which may still be at it."""
   return sampler.sample(
     policy.graphdef,
-    params,
+    policy.whole(params),
     put(policy, prompts),
     # Arrays: as Python numbers they would compile anew for every value.
     seed=jnp.int32(seed),
@@ -136,8 +175,7 @@ def completions(
   policy: Policy, rollout: types.Rollout, data: config.Data
 ) -> list[list[Completion]]:
   """The text of each completion, [P][G], split into think and answer."""
-  # A base model's prompt goes through no template, so none wrote a prefill.
-  prefill = policy.tokenizer.prefill(data.thinking) if data.chat else ""
+  prefill = pipeline.prefill(policy.tokenizer, data)
   p, g, _ = rollout.tokens.shape
 
   def one(i: int, j: int) -> Completion:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grounded_jax import config, types
+from grounded_jax import config, lora, types
 from grounded_jax import model as model_lib
 
 # What a draw is for: two purposes never share randomness.
@@ -200,7 +200,7 @@ def sample(
   """
   dtype = model.sampler_dtype or model.compute_dtype
   precision = model.matmul_precision
-  params = _cast(params, dtype)
+  params = _cast(lora.merged(params), dtype)
   keys = row_keys(seed, stage, step, purpose, prompts.key, group)
   banned = eos if ban_eos else ()
   p, g, c = prompts.tokens.shape[0], group, max_new_tokens

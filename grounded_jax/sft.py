@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from grounded_jax import config, logp, masked, optim, types
+from grounded_jax import config, logp, lora, masked, optim, types
 
 
 @functools.partial(
@@ -28,14 +28,18 @@ def update(
   tx: optax.GradientTransformation,
   state: types.TrainState,
   batch: types.SFTBatch,
+  base: Any = None,
 ) -> tuple[types.TrainState, dict[str, Array]]:
-  """Returns the state after one step on `batch`, and scalar metrics."""
+  """Returns the state after one step on `batch`, and scalar metrics.
+
+  With LoRA the state's parameters are the adapter, and `base` the weights.
+  """
   denominator = batch.weight.sum()
 
   def loss(params, part):
     scores = logp.token_scores(
       graphdef,
-      params,
+      lora.attach(model.lora, base, params),
       part.prompts,
       part.tokens,
       part.weight > 0,

@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import jinja2
+
 from grounded_jax import config, files, gguf_vocab
 from grounded_jax.records import UserError, reading
 
@@ -24,6 +26,7 @@ _PROBE = "qzx"
 class Tokenizer(Protocol):
   """What the rest of the package asks of a tokenizer."""
 
+  bos: int | None  # what the model was taught to start with, if anything
   eos: tuple[int, ...]  # any of these ends a completion
   pad: int  # fills arrays; never looked at
   vocab: int  # ids are below it; the model's vocabulary may be larger
@@ -48,6 +51,7 @@ class Tokenizer(Protocol):
 class Bytes:
   """UTF-8 bytes as ids 0..255, then beginning, end and padding."""
 
+  bos = 256
   eos = (257,)
   pad = 258
   vocab = 259
@@ -72,6 +76,7 @@ class HuggingFace:
 
   def __init__(self, inner, generation_eos: Sequence[int] = ()):
     self._inner = inner
+    self.bos = inner.bos_token_id
     self.vocab = len(inner)
     ends = dict.fromkeys(generation_eos)
     if inner.eos_token_id is not None:
@@ -101,7 +106,7 @@ class HuggingFace:
       start = self._inner.encode("", add_special_tokens=True)[:1]
       starts = bool(start) and start[0] == self._inner.bos_token_id
       return (self._inner.bos_token if starts else "") + _plain(messages)
-    return self._apply(messages, thinking, True)
+    return self._render(messages, thinking)
 
   def prefill(self, thinking: bool = True) -> str:
     if not self._inner.chat_template:
@@ -112,13 +117,47 @@ class HuggingFace:
     del before
     return tag + after if tag and CLOSE not in after else ""
 
+  def save(self, folder: pathlib.Path) -> None:
+    """Writes the files that `transformers` reads."""
+    self._inner.save_pretrained(folder)
+
+  def _render(self, messages: Messages, thinking: bool) -> str:
+    """The prompt, in which every message stands.
+
+    A template without a place for the system's message refuses it (Gemma) or
+    leaves it out: it then opens the first user's.
+    """
+    try:
+      written = self._apply(messages, thinking, True)
+    except UserError:
+      if messages[0]["role"] != "system":
+        raise
+      return self._render(_folded(messages), thinking)
+    for message in messages:
+      if message["role"] == "assistant":  # templates cut old thoughts
+        continue
+      if message["content"].strip() not in written:
+        if message["role"] == "system":
+          return self._render(_folded(messages), thinking)
+        raise UserError(
+          f"The chat template of {self._inner.name_or_path} leaves out what the"
+          f" {message['role']} says: set data.chat=false, or mend it."
+        )
+    return written
+
   def _apply(self, messages: Messages, thinking: bool, generate: bool) -> str:
-    return self._inner.apply_chat_template(
-      list(messages),
-      tokenize=False,
-      add_generation_prompt=generate,
-      enable_thinking=thinking,
-    )
+    try:
+      return self._inner.apply_chat_template(
+        list(messages),
+        tokenize=False,
+        add_generation_prompt=generate,
+        enable_thinking=thinking,
+      )
+    except jinja2.TemplateError as error:
+      raise UserError(
+        f"The chat template of {self._inner.name_or_path} cannot be rendered"
+        f" ({error}): set data.chat=false, or mend it."
+      ) from None
 
   def _turn_end(self) -> list[int]:
     """The special token that closes an assistant's turn, if one does."""
@@ -129,6 +168,15 @@ class HuggingFace:
     rest = self._apply(messages, True, False).rpartition(_PROBE)[2]
     first = self.encode(rest.strip())[:1]
     return [i for i in first if i in self._inner.all_special_ids]
+
+
+def _folded(messages: Messages) -> Messages:
+  """The messages, what the system says put before what the user says."""
+  system, *rest = messages
+  if not rest or rest[0]["role"] != "user":
+    raise UserError("A system's message must be followed by a user's.")
+  content = f"{system['content']}\n\n{rest[0]['content']}"
+  return [{"role": "user", "content": content}, *rest[1:]]
 
 
 def _plain(messages: Messages) -> str:

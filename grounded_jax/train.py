@@ -234,7 +234,7 @@ def learn(
   batch = policy_lib.put(policy, batch)
   model, graphdef = policy.model, policy.graphdef
   logp = lambda params: grpo.rollout_logp(
-    cfg, model, graphdef, params, batch.prompts, batch.rollout
+    cfg, model, graphdef, policy.whole(params), batch.prompts, batch.rollout
   )
   batch = dataclasses.replace(
     batch,
@@ -242,7 +242,9 @@ def learn(
     ref_logp=logp(at.reference) if cfg.beta else None,
   )
   for _ in range(cfg.iterations):
-    state, metrics = grpo.update(cfg, model, graphdef, tx, state, batch)
+    state, metrics = grpo.update(
+      cfg, model, graphdef, tx, state, batch, policy.base
+    )
     state = checkpoint.place(state, at.like)
   return state, jax.device_get(metrics)
 
@@ -269,7 +271,8 @@ def sft_stage(
       cursor += stage.sft.prompts
       # 2. Update.
       state, learned = sft.update(
-        stage.sft, policy.model, policy.graphdef, tx, state, batch
+        *(stage.sft, policy.model, policy.graphdef, tx, state, batch),
+        policy.base,
       )
       state = checkpoint.place(state, at.like)
       # 3. Log; save (state and cursor, both after this step); evaluate.

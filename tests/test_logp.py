@@ -44,6 +44,13 @@ def ours(graphdef, batch, tokens, sampled, temperature, model):
     ("plain", "float64", 1.0),
     ("shared_kv", "float64", 0.7),
     ("untied_qk_norm", "float64", 0.7),
+    ("llama3", "float64", 0.7),
+    ("qwen2", "float64", 0.7),
+    ("gemma2", "float32", 0.7),
+    ("gemma2", "float64", 0.7),
+    ("gemma3", "float64", 0.7),
+    ("mistral", "float64", 0.7),
+    ("smollm3", "float64", 0.7),
   ],
 )
 def test_loss_logp_and_every_gradient_equal_the_plain_computation(
@@ -65,9 +72,9 @@ def test_loss_logp_and_every_gradient_equal_the_plain_computation(
 
 
 @functools.cache
-def variant(chunk: int, remat: str):
+def variant(chunk: int, remat: str, name: str = "shared_kv"):
   """(loss, logp), gradients of one way to compute the same."""
-  decoder, batch = cases.DECODERS["shared_kv"], cases.prompts()
+  decoder, batch = cases.DECODERS[name], cases.prompts()
   tokens, sampled = cases.completions(3, 4, 6)
   with jax.enable_x64(True):
     graphdef, params = cases.parameters(decoder, "float64")
@@ -82,6 +89,11 @@ def variant(chunk: int, remat: str):
 )
 def test_chunk_size_and_recomputation_change_nothing(chunk, remat):
   assert cases.worst(variant(chunk, remat), variant(7, "none")) < 1e-13
+
+
+def test_recomputation_changes_nothing_where_layers_differ():
+  got, want = variant(7, "full", "gemma3"), variant(7, "none", "gemma3")
+  assert cases.worst(got, want) < 1e-13
 
 
 def test_entropy_is_that_of_the_tempered_distribution_without_gradient():

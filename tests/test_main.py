@@ -49,7 +49,22 @@ MISTAKES = [
   (["--mode=plan", RUN], "--mode=plan is not part of this version"),
   (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile is not part of"),
   (["--mode=prepare"], "--mode=prepare is not part of this version"),
-  (["--mode=export"], "--mode=export is not part of this version"),
+  (["--mode=export"], "--mode=export needs --config=FILE.py"),
+  ([RUN, "--mode=export", "--workdir=empty"], "No checkpoint at empty"),
+  (
+    [RUN, "--mode=export", "--checkpoint=start", "--output=records.jsonl"],
+    "--output=records.jsonl is a file",
+  ),
+  (
+    [RUN, "--mode=export", "--checkpoint=start", "--output=."],
+    "--output=. holds files that are no export",
+  ),
+  (
+    [RUN, "--mode=export", "--checkpoint=start", "--adapter"],
+    "--adapter needs an experiment that trains one (model.lora.rank)",
+  ),
+  ([RUN, "--mode=export", "--dtype=int8"], "flag --dtype=int8: value should"),
+  ([RUN, "--adapter"], "--adapter is for --mode=export, not --mode=train"),
   (["--mode=report", "--runs=A,B"], "--mode=report is not part of this"),
   (["--mode=nonsense", RUN], "--mode=nonsense does not exist"),
   ([], "--mode=train needs --config=FILE.py"),
@@ -395,6 +410,18 @@ def test_train_eval_and_answer_from_the_command_line(folder, capsys):
       for name in ("dev", "dev-shuffled")
     }
   assert "TRUST" in err and "dev by lexical(0.75)" in err
+  trained = json.loads(out)["dev"]["meta"]["hashes"]["model"]
+  code, out, err = call(capsys, RUN, "--workdir=run", "--mode=export")
+  got = json.loads(out)
+  assert code == 0 and got["path"] == "run/export"
+  assert got["checkpoint"] == "run/first/checkpoints/3"
+  assert {"config.json", "model.safetensors", "tokenizer.json"} < set(
+    got["files"]
+  )
+  assert "model.safetensors" in err
+  again = ("--config.model.path=run/export", "--checkpoint=start")
+  code, out, _ = call(capsys, RUN, "--workdir=other", "--mode=eval", *again)
+  assert json.loads(out)["dev"]["meta"]["hashes"]["model"] == trained
   passage = {"title": "Ada", "text": "Ada sells salt."}
   log.write_jsonl(folder / "passages.jsonl", [passage, passage])
   code, out, err = call(

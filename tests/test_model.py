@@ -33,6 +33,10 @@ def test_the_tree_has_the_documented_shapes(name):
   }
   if decoder.qk_norm:
     blocks |= {"q_norm": (y, h), "k_norm": (y, h)}
+  if decoder.qkv_bias:
+    blocks |= {"q_bias": (y, n, h), "k_bias": (y, k, h), "v_bias": (y, k, h)}
+  if decoder.post_norms:
+    blocks |= {"post_attn_norm": (y, d), "post_mlp_norm": (y, d)}
   want = {"embed": (v, d), "blocks": blocks, "norm": (d,)}
   if not decoder.tied:
     want |= {"head": (d, v)}
@@ -149,14 +153,46 @@ def test_compute_dtype_is_used_and_logits_stay_float32():
   assert scores.dtype == jnp.float32
 
 
-def test_the_program_does_not_grow_with_depth():
-  """The lowered gradient of 12 layers is as long as that of 2."""
+@pytest.mark.parametrize("name", ["plain", "gemma3"])
+def test_every_product_has_the_precision_of_the_config(name):
+  decoder, batch = cases.DECODERS[name], cases.prompts()
+  tokens, _ = cases.completions(3, 2, 4)
+  graphdef, params = model_lib.abstract(decoder)
+
+  def products(precision: str) -> tuple[int, int]:
+    """(all matrix products of the gradient, those of highest precision)."""
+
+    def loss(params):
+      hidden = model_lib.grouped_hidden(
+        graphdef, params, batch, tokens, precision=precision
+      )
+      return model_lib.logits(graphdef, params, hidden, precision).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(params).as_text()
+    lines = [line for line in text.splitlines() if "dot_general" in line]
+    return len(lines), sum("HIGHEST" in line for line in lines)
+
+  count, highest = products("highest")
+  assert count == highest > 20
+  assert products("default") == (count, 0)
+
+
+@pytest.mark.parametrize(
+  "family",
+  [
+    {},
+    {"pattern": "LLG", "window": 3, "local_rope_theta": 5.0},
+    {"pattern": "GGGg"},
+  ],
+)
+def test_the_program_does_not_grow_with_depth(family):
+  """The lowered gradient of 24 layers is as long as that of 4."""
   batch = cases.prompts()
   tokens, _ = cases.completions(3, 2, 4)
 
   def lines(layers: int) -> int:
     decoder = config.Decoder(
-      layers=layers, embed=16, mlp=24, heads=2, kv_heads=1, vocab=37
+      layers=layers, embed=16, mlp=24, heads=2, kv_heads=1, vocab=37, **family
     )
     graphdef, params = model_lib.abstract(decoder)
     loss = lambda p: model_lib.grouped_hidden(
@@ -164,7 +200,7 @@ def test_the_program_does_not_grow_with_depth():
     ).sum()
     return jax.jit(jax.grad(loss)).lower(params).as_text().count("\n")
 
-  assert lines(12) == lines(2)
+  assert lines(24) == lines(4)
 
 
 @pytest.mark.parity

@@ -67,6 +67,17 @@ def test_first_adamw_step_is_the_rate_times_the_sign():
   np.testing.assert_allclose(got["up"], [-0.1, 0.1], rtol=1e-4)
 
 
+def test_weight_decay_spares_biases():
+  cfg = config.Optimizer(
+    lr=0.1, warmup=0.0, schedule="constant", weight_decay=0.5
+  )
+  params = {"blocks": {"q_bias": jnp.ones((2, 3)), "q": jnp.ones((2, 4, 3))}}
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  got = _one_update(cfg, zeros, params)["blocks"]
+  np.testing.assert_array_equal(got["q_bias"], 0)
+  np.testing.assert_allclose(got["q"], -0.05, rtol=1e-6)
+
+
 def test_weight_decay_spares_norm_scales():
   cfg = config.Optimizer(
     lr=0.1, warmup=0.0, schedule="constant", weight_decay=0.5
@@ -188,3 +199,64 @@ def test_presets_are_valid_and_state_what_the_paper_states():
   assert (paper.beta, paper.scale, paper.clip_high) == (0.04, "group", 0.2)
   assert (modern.beta, modern.scale, modern.clip_high) == (0.0, "none", 0.28)
   assert presets.modern_optimizer().lr == 1e-6
+
+
+def bfloat16_run(master, steps=40, rate=1e-4, start=1.0):
+  """A parameter in bfloat16 after constant AdamW steps down, and the state."""
+  cfg = config.Optimizer(
+    lr=rate, warmup=0.0, schedule="constant", grad_clip=0.0, master=master
+  )
+  tx = optim.make(cfg, steps)
+  state = optim.init(tx, {"up": jnp.full((4,), start, jnp.bfloat16)})
+  apply = jax.jit(functools.partial(optim.apply, tx))
+  for _ in range(steps):
+    grads = jax.tree.map(jnp.ones_like, state.params)
+    state, _ = apply(state, grads, jnp.ones(()))
+  assert state.params["up"].dtype == jnp.bfloat16
+  return state
+
+
+def test_a_master_copy_keeps_updates_below_the_last_bit_of_bfloat16():
+  """Half of the last bit below 1 is 2^-9: 40 steps of 1e-4 make 2 of it."""
+  np.testing.assert_array_equal(bfloat16_run(False).params["up"], 1.0)
+  state = bfloat16_run(True)
+  copy = state.opt_state.params["up"]
+  np.testing.assert_allclose(copy, 1 - 40 * 1e-4, rtol=3e-6)
+  np.testing.assert_array_equal(state.params["up"], copy.astype(jnp.bfloat16))
+  assert state.params["up"][0] == 1 - 2**-8
+
+
+@pytest.mark.parametrize("master", [False, True])
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_all_that_the_optimiser_keeps_is_float32(kind, master):
+  params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), _params())
+  tx = optim.make(config.Optimizer(kind=kind, master=master), 10)
+  state = jax.eval_shape(functools.partial(optim.init, tx), params)
+  kept = {x.dtype.name for x in jax.tree.leaves(state.opt_state) if x.ndim}
+  assert kept == {"float32"}
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree) if x.ndim)
+  if kind == "adamw":
+    moments = 2 * size(params)
+  else:  # one moment of a matrix, two of the rest, and three coefficients
+    matrices = {n: x for n, x in params["blocks"].items() if "norm" not in n}
+    moments = 2 * size(params) - size(matrices) + 3
+  assert size(state.opt_state) == moments + master * size(params)
+
+
+def test_the_second_moment_moves_where_bfloat16_would_stand_still():
+  """(1 - b2) of a gradient's square is 1/4 of the moment's last bit."""
+  state = bfloat16_run(False, steps=200, rate=1e-6)
+  nu = optax.tree.get(state.opt_state, "nu")["up"]
+  np.testing.assert_allclose(nu, 1 - 0.999**200, rtol=1e-4)
+  stuck = jnp.bfloat16(0.5)
+  assert stuck * jnp.bfloat16(0.999) + jnp.bfloat16(0.001) * 0.9 == stuck
+
+
+def test_micro_batches_are_summed_in_float32():
+  """In bfloat16 256 + 1 is 256."""
+  x = jnp.concatenate([jnp.full((1, 1), 256.0), jnp.ones((7, 1))])
+  loss = lambda w, part: ((part @ w.astype(jnp.float32)).sum(), 0.0)
+  w = jnp.ones(1, jnp.bfloat16)
+  grads, _ = optim.micro_gradients(loss, w, x, 1)
+  assert grads.dtype == jnp.float32
+  np.testing.assert_array_equal(grads, 263.0)

@@ -258,8 +258,8 @@ def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
   [
     ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel"),
     (
-      {"rope_scaling": {"rope_type": "llama3"}},
-      "rope_scaling of type 'llama3'",
+      {"rope_scaling": {"rope_type": "longrope"}},
+      "rope_scaling of type 'longrope'",
     ),
     (
       {"rope_parameters": {"rope_type": "yarn"}},
@@ -276,6 +276,27 @@ def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
     ({"num_hidden_layers": 10**9}, "config.json: layers=1000000000 must be"),
     ({"num_key_value_heads": 3}, "config.json: heads=4 is not divisible by"),
     ({"hidden_size": None}, "config.json cannot be read"),
+    ({"model_type": "mllama"}, "model_type='mllama'"),
+    ({"num_experts": 8}, "num_experts=8 is not supported"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ({"sliding_window": 64}, "sliding_window=64"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type 'dynamic'"),
+    (
+      {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta": 1}},
+      "of type 'linear': beta=1",
+    ),
+    ({"rope_scaling": {"rope_type": "linear"}}, "no field 'factor'"),
+    (
+      {"rope_parameters": {"partial_rotary_factor": 0.5}},
+      "partial_rotary_factor is not supported",
+    ),
+    (
+      {
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "rope_parameters": {"rope_type": "default"},
+      },
+      "rope_parameters and rope_scaling are both there",
+    ),
     ({"intermediate_size": 32}, r"gate_proj.weight has shape \(96, 64\)"),
   ],
 )
@@ -286,6 +307,173 @@ def test_what_the_decoder_cannot_be_is_refused_by_name(
   path = tmp_path / "config.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
   with pytest.raises(UserError, match=message):
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "architecture, changes, message",
+  [
+    ("Qwen2", {"attention_bias": True}, "attention_bias=True"),
+    ("Qwen2", {"layer_types": ["full_attention"]}, "names 1 of 2 layers"),
+    ("Qwen2", {"layer_types": ["chunked", "chunked"]}, "type 'chunked'"),
+    (
+      "Qwen3",
+      {"layer_types": ["full_attention", "sliding_attention"]},
+      "does not fit use_sliding_window=False",
+    ),
+    ("Mistral", {"sliding_window": 0}, "sliding_window=0 is not supported"),
+    ("SmolLM3", {"no_rope_layers": [1]}, "no_rope_layers names 1 of 2"),
+    ("Gemma2", {"sliding_window": None}, "sliding_window=None"),
+    ("Gemma2", {"hidden_activation": "gelu"}, "hidden_activation='gelu'"),
+    ("Gemma2", {"sliding_window_size": 8}, "sliding_window_size=8 is not"),
+    ("Llama", {"sliding_window_size": 8}, "sliding_window_size=8 is not"),
+    ("Gemma2", {"use_bidirectional_attention": True}, "bidirectional_attent"),
+    ("Gemma3", {"attn_logit_softcapping": 9.0}, "attn_logit_softcapping=9.0"),
+    (
+      "Gemma3",
+      {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}},
+      "rope_parameters of type 'yarn'",
+    ),
+    (
+      "Gemma3",
+      {
+        "rope_parameters": {
+          "sliding_attention": {"rope_type": "linear", "factor": 2.0}
+        }
+      },
+      "rope_parameters of local layers",
+    ),
+    (
+      "Gemma3",
+      {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+      "rope_parameters=.* is not supported",
+    ),
+  ],
+)
+def test_what_no_model_of_a_family_has_is_refused(
+  tmp_path, architecture, changes, message
+):
+  fields = {
+    "architectures": [f"{architecture}ForCausalLM"],
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+  }
+  (tmp_path / "config.json").write_text(json.dumps(fields | changes))
+  with pytest.raises(UserError, match=message):
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "architecture, fields, decoder",
+  [
+    (
+      "Llama",
+      {
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": {
+          "factor": 8.0,
+          "low_freq_factor": 1.0,
+          "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192,
+          "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "vocab_size": 128256,
+      },
+      {"kv_heads": 8, "rope_scaling": "llama3", "rope_factor": 8.0},
+    ),
+    (
+      "Gemma2",
+      {
+        "head_dim": 128,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "hidden_size": 4608,
+        "intermediate_size": 36864,
+        "num_attention_heads": 32,
+        "num_hidden_layers": 46,
+        "num_key_value_heads": 16,
+        "query_pre_attn_scalar": 144,
+        "cache_implementation": "hybrid",
+        "sliding_window": 4096,
+        "sliding_window_size": 4096,
+        "vocab_size": 256000,
+      },
+      {"pattern": "LG", "query_scalar": 144.0, "final_softcap": 30.0},
+    ),
+    (
+      "Qwen2",
+      {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "max_window_layers": 21,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 2,
+        "sliding_window": 4096,
+        "use_mrope": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+      },
+      {"pattern": "G", "qkv_bias": True, "head_dim": 128, "tied": False},
+    ),
+    (
+      "SmolLM3",
+      {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "layer_types": ["full_attention"] * 36,
+        "max_window_layers": 28,
+        "no_rope_layers": [1, 1, 1, 0] * 9,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 4,
+        "pretraining_tp": 2,
+        "rope_theta": 5000000.0,
+        "sliding_window": None,
+        "use_sliding_window": False,
+        "vocab_size": 128256,
+      },
+      {"pattern": "GGGg", "rope_theta": 5e6, "tied": True},
+    ),
+  ],
+)
+def test_fields_as_published_models_have_them_are_read(
+  architecture, fields, decoder
+):
+  fields = {"architectures": [f"{architecture}ForCausalLM"]} | fields
+  path = pathlib.Path("config.json")
+  got = vars(weights.hf_directory.hf_config.decoder(path, fields))
+  assert got | decoder == got
+
+
+def test_a_decoder_that_no_family_has_is_not_written(tmp_path):
+  odd = config.Decoder(**(vars(LLAMA) | {"final_softcap": 5.0}))
+  with pytest.raises(UserError, match="no architecture of transformers has"):
+    weights.save(tmp_path, odd, random_params(odd))
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("int8", "I8"), ("uint8", "U8")])
+def test_tensors_of_whole_numbers_are_refused(tmp_path, dtype, kind):
+  """What a quantised model would hold, whatever its config.json says."""
+  params = random_params(LLAMA)
+  weights.save(tmp_path, LLAMA, params)
+  file = tmp_path / "model.safetensors"
+  tensors = safetensors.numpy.load_file(file)
+  tensors = {name: t.astype(dtype) for name, t in tensors.items()}
+  safetensors.numpy.save_file(tensors, file)
+  with pytest.raises(UserError, match=f"is stored as {kind}, which is not"):
     load(tmp_path)
 
 

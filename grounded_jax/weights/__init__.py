@@ -6,15 +6,22 @@ one leaf at a time, straight into its sharding.
 """
 
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jaxtyping import Float
+from numpy import ndarray
 
 from grounded_jax import config, files
 from grounded_jax.records import UserError, reading
-from grounded_jax.weights import gguf_file, hf_directory, t5_directory, table
+from grounded_jax.weights import (
+  export,
+  gguf_file,
+  hf_directory,
+  t5_directory,
+  table,
+)
 from grounded_jax.weights.checkpoint import Checkpoint
 from grounded_jax.weights.hf_directory import save
 from grounded_jax.weights.t5_directory import T5Checkpoint
@@ -24,6 +31,7 @@ __all__ = [
   "Checkpoint",
   "T5Checkpoint",
   "decoder",
+  "export",
   "load",
   "load_t5",
   "read",
@@ -31,8 +39,6 @@ __all__ = [
   "save",
   "save_t5",
 ]
-
-_READERS = {"gguf": gguf_file.read, "hf": hf_directory.read}
 
 
 def read(model: config.Model) -> Checkpoint:
@@ -45,7 +51,9 @@ def read(model: config.Model) -> Checkpoint:
     raise UserError("model.path is empty: there are no weights to read.")
   found = files.find(model.path)
   with reading(f"The model {found.path}", "fetch its files again"):
-    return _READERS[found.kind](found.path)
+    if found.kind == "gguf":
+      return gguf_file.read(found.path)
+    return hf_directory.read(found.path, found.bucket)
 
 
 def decoder(model: config.Model) -> config.Decoder:
@@ -54,7 +62,7 @@ def decoder(model: config.Model) -> config.Decoder:
 
 
 def load(model: config.Model, abstract: Any, shardings: Any = None) -> Any:
-  """The parameters of `model.path`, a tree like `abstract`.
+  """The parameters of `model.path`, each device's part read for it alone.
 
   Args:
     model: whose path is read.
@@ -62,18 +70,8 @@ def load(model: config.Model, abstract: Any, shardings: Any = None) -> Any:
     shardings: a tree of the same structure; None = the default device.
   """
   checkpoint = read(model)
-  sizes = table.sizes(checkpoint.decoder)
-
-  def place(row: table.Row, dtype: Any, sharding: Any) -> jax.Array:
-    # Whole: a quantised tensor is not read in parts.
-    leaf = table.leaf(row, sizes, checkpoint.tensor, dtype)
-    if sharding is None:
-      return jax.device_put(leaf)
-    # Each process hands over its own shards, and compares none with others.
-    return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
-
-  rows = table.rows(checkpoint.decoder)
-  return _tree(checkpoint.path, rows, sizes, abstract, shardings, place)
+  rows, sizes = table.rows(checkpoint.decoder), table.sizes(checkpoint.decoder)
+  return _tree(checkpoint, rows, sizes, abstract, shardings)
 
 
 def read_t5(path: str) -> T5Checkpoint:
@@ -88,7 +86,7 @@ def read_t5(path: str) -> T5Checkpoint:
       f"{found.path} is no T5: give a directory with config.json and weights."
     )
   with reading(f"The model {found.path}", "fetch its files again"):
-    return t5_directory.read(found.path)
+    return t5_directory.read(found.path, found.bucket)
 
 
 def load_t5(
@@ -101,47 +99,63 @@ def load_t5(
     abstract: the parameter tree's shapes and dtypes (`t5.abstract`).
     shardings: a tree of the same structure; None = the default device.
   """
-  sizes = t5_directory.sizes(checkpoint.shape)
-
-  def place(row: table.Row, dtype: Any, sharding: Any) -> jax.Array:
-    part = functools.partial(table.leaf, row, sizes, checkpoint.tensor, dtype)
-    if sharding is None:
-      return jax.device_put(part())
-    shape, known = table.leaf_shape(row, sizes), {}
-
-    def read_part(index: tuple[slice, ...]) -> Any:
-      key = tuple((i.start, i.stop) for i in index)
-      if key not in known:  # devices that hold the same part read it once
-        known[key] = part(index)
-      return known[key]
-
-    return jax.make_array_from_callback(shape, sharding, read_part)
-
-  rows = t5_directory.rows(checkpoint.shape)
-  return _tree(checkpoint.path, rows, sizes, abstract, shardings, place)
+  shape = checkpoint.shape
+  rows, sizes = t5_directory.rows(shape), t5_directory.sizes(shape)
+  return _tree(checkpoint, rows, sizes, abstract, shardings)
 
 
 def _tree(
-  path: pathlib.Path,
+  checkpoint: Checkpoint | T5Checkpoint,
   rows: Sequence[table.Row],
   sizes: table.Sizes,
   abstract: Any,
   shardings: Any,
-  place: Callable[[table.Row, Any, Any], jax.Array],
 ) -> Any:
-  """A tree like `abstract` of what `place` makes of each row."""
+  """A tree like `abstract`, of the leaf of each row."""
   out = {}
   for row in rows:
     get = functools.partial(functools.reduce, dict.__getitem__, row.path)
     want, shape = get(abstract), table.leaf_shape(row, sizes)
     if shape != want.shape:
       raise UserError(
-        f"{path}: {'.'.join(row.path)} has shape {shape}, the model built for"
-        f" it {want.shape}."
+        f"{checkpoint.path}: {'.'.join(row.path)} has shape {shape}, the"
+        f" model built for it {want.shape}."
       )
     node = out
     for name in row.path[:-1]:
       node = node.setdefault(name, {})
-    sharding = get(shardings) if shardings is not None else None
-    node[row.path[-1]] = place(row, want.dtype, sharding)
+    part = functools.partial(
+      table.leaf, row, sizes, checkpoint.tensor, want.dtype
+    )
+    sharding = None if shardings is None else get(shardings)
+    node[row.path[-1]] = _leaf(part, shape, sharding)
   return out
+
+
+def _leaf(
+  part: Callable[[table.Index], Float[ndarray, "..."]],
+  shape: tuple[int, ...],
+  sharding: Any,
+) -> jax.Array:
+  """A leaf, of which each device's part alone is read, one after another.
+
+  Args:
+    part: reads the part that a slice of each axis asks for.
+    shape: of the leaf.
+    sharding: None = the default device.
+  """
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  places = sharding.addressable_devices_indices_map(shape)
+  parts = {}  # of devices that hold the same one
+  for device, index in places.items():
+    key = tuple(i.indices(n) for i, n in zip(index, shape, strict=True))
+    parts.setdefault(key, (index, []))[1].append(device)
+  arrays = []
+  for index, devices in parts.values():
+    host = part(index)
+    arrays += [jax.device_put(host, device) for device in devices]
+    # Before the next part is read this one leaves the host.
+    jax.block_until_ready(arrays)
+    del host
+  return jax.make_array_from_single_device_arrays(shape, sharding, arrays)

@@ -1,6 +1,7 @@
 """What every reader of model files gives: a shape, and tensors on demand."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,9 @@ class Checkpoint:
 
   path: pathlib.Path
   decoder: config.Decoder
-  # The tensor of a Hugging Face name, as [outputs, inputs]: an array, or what
-  # reads the part that slices ask for.
-  tensor: Callable[[str], Any]
+  # The tensor of a Hugging Face name, as [outputs, inputs]: what reads the
+  # part that slices ask for, of which none is asked to cut a head.
+  tensor: Callable[[str], table.Tensor]
 
 
 def make_decoder(path: pathlib.Path, **sizes: Any) -> config.Decoder:
@@ -30,7 +31,7 @@ def make_decoder(path: pathlib.Path, **sizes: Any) -> config.Decoder:
 
 
 def check(
-  path: pathlib.Path,
+  path: os.PathLike,
   rows: Sequence[table.Row],
   sizes: table.Sizes,
   shapes: Mapping[str, tuple[int, ...]],

@@ -7,28 +7,18 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
 from grounded_jax.records import UserError
-from grounded_jax.weights import torch_file
+from grounded_jax.weights import ranged, table, torch_file
 
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
-
-
-@runtime_checkable
-class Tensor(Protocol):
-  """A tensor that is read where it is indexed; arrays are some too."""
-
-  shape: tuple[int, ...]
-
-  def __getitem__(self, index: Any) -> np.ndarray:
-    """The part that a slice, or one for each axis, asks for."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,31 +29,43 @@ class _Safe:
   name: str
   shape: tuple[int, ...]
 
-  def __getitem__(self, index: Any) -> np.ndarray:
+  def __getitem__(self, index: table.Index) -> np.ndarray:
     return self.file.get_slice(self.name)[index]
 
 
-def tensors(path: pathlib.Path) -> dict[str, Tensor]:
+def tensors(
+  path: pathlib.Path, bucket: epath.Path | None = None
+) -> dict[str, table.Tensor]:
   """Every tensor of a directory by its name, from one file or from shards.
+
+  Args:
+    path: of the directory.
+    bucket: where the weights are read by byte ranges, from safetensors alone;
+      None = `path`.
 
   Raises:
     UserError: there are none, or one of their files is missing or broken.
   """
-  for single, read in ((SAFETENSORS, _safetensors), (TORCH, torch_file.read)):
-    index = path / f"{single}.index.json"
+  place = path if bucket is None else bucket
+  readers = {SAFETENSORS: ranged.read}
+  if bucket is None:
+    readers = {SAFETENSORS: _safetensors, TORCH: torch_file.read}
+  for single, read in readers.items():
+    index = place / f"{single}.index.json"
     if index.is_file():
       return _sharded(index, read)
-    if (path / single).is_file():
-      return dict(read(path / single))
+    if (place / single).is_file():
+      return dict(read(place / single))
   raise UserError(
-    f"{path} holds neither {SAFETENSORS} nor {TORCH} nor an index of either:"
+    f"{place} holds neither {' nor '.join(readers)} nor an index of either:"
     " get a model's weights with `hf download NAME --local-dir DIR`."
   )
 
 
 def _sharded(
-  index: pathlib.Path, read: Callable[[pathlib.Path], Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
+  index: pathlib.Path | epath.Path,
+  read: Callable[[Any], Mapping[str, table.Tensor]],
+) -> dict[str, table.Tensor]:
   where = json_of(index)["weight_map"]
   names = sorted(set(where.values()))
   missing = [name for name in names if not (index.parent / name).exists()]
@@ -76,19 +78,19 @@ def _sharded(
   return {name: files[file][name] for name, file in where.items()}
 
 
-def _safetensors(file: pathlib.Path) -> dict[str, Tensor]:
+def _safetensors(file: pathlib.Path) -> dict[str, table.Tensor]:
   try:
     opened = safetensors.safe_open(file, framework="np")
   except safetensors.SafetensorError as error:
     raise UserError(
       f"{file} is not a whole safetensors file ({error}): fetch it again."
     ) from None
-  return {
-    name: _Safe(
-      file=opened, name=name, shape=tuple(opened.get_slice(name).get_shape())
-    )
-    for name in opened.keys()
-  }
+  out = {}
+  for name in opened.keys():
+    part = opened.get_slice(name)
+    ranged.check_dtype(file, name, part.get_dtype())
+    out[name] = _Safe(file=opened, name=name, shape=tuple(part.get_shape()))
+  return out
 
 
 def save(
@@ -103,7 +105,7 @@ def save(
   (path / "config.json").write_text(content, "utf-8")
 
 
-def json_of(path: pathlib.Path) -> Any:
+def json_of(path: pathlib.Path | epath.Path) -> Any:
   """The JSON value of a file of a model's directory."""
   if not path.is_file():
     raise UserError(

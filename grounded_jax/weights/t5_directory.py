@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from etils import epath
+
 from grounded_jax import t5
 from grounded_jax.records import UserError
 from grounded_jax.weights import checkpoint, stored, table
@@ -59,11 +61,15 @@ class T5Checkpoint:
 
   path: pathlib.Path
   shape: t5.Shape
-  tensor: Callable[[str], Any]  # of a Hugging Face name
+  tensor: Callable[[str], table.Tensor]  # of a Hugging Face name
 
 
-def read(path: pathlib.Path) -> T5Checkpoint:
+def read(path: pathlib.Path, bucket: epath.Path | None = None) -> T5Checkpoint:
   """The T5 in a directory with config.json and weights.
+
+  Args:
+    path: where config.json is.
+    bucket: where the weights are read by byte ranges; None = `path`.
 
   Raises:
     UserError: files are missing or broken, or a model that `t5` cannot be; the
@@ -72,10 +78,10 @@ def read(path: pathlib.Path) -> T5Checkpoint:
   settings = path / "config.json"
   values = stored.json_of(settings)
   _refuse(settings, values)
-  tensors = stored.tensors(path)
+  tensors = stored.tensors(path, bucket)
   shape = _shape(settings, values, _HEAD in tensors)
   checkpoint.check(
-    path,
+    path if bucket is None else bucket,
     rows(shape),
     sizes(shape),
     {name: tensor.shape for name, tensor in tensors.items()},

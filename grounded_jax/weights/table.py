@@ -2,14 +2,15 @@
 
 Files hold a matrix as [outputs, inputs], a layer at a time, heads folded into
 rows.  Our leaves are [layers, inputs..., outputs...] with heads apart: a leaf
-is the transpose, reshaped; `inputs` counts the leaf's input axes.
+is the transpose, reshaped; `inputs` counts the leaf's input axes.  Read in one
+direction it imports, in the other it exports.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,19 @@ from jaxtyping import Float
 from grounded_jax import config
 
 Path = tuple[str, ...]
+Index = tuple[slice, ...]
 Sizes = Mapping[str, int]  # of each axis letter
+
+
+@runtime_checkable
+class Tensor(Protocol):
+  """A tensor that is read where it is indexed; arrays are some too."""
+
+  shape: tuple[int, ...]
+
+  def __getitem__(self, index: Index) -> Float[np.ndarray, "..."]:
+    """The part that a slice for each axis asks for."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,7 @@ class Row:
   gguf: str = ""
   axes: str
   inputs: int  # leading axes that are inputs; 0 = stored as it is
+  folded: bool = False  # no inputs, but heads are folded into one axis
   depth: str = "Y"  # the letter of the axis that counts its layers
 
   @property
@@ -47,6 +61,17 @@ def _block(name: str, hf: str, gguf: str, axes: str, inputs: int) -> Row:
   )
 
 
+def _bias(name: str, axes: str) -> Row:
+  return Row(
+    path=("blocks", f"{name}_bias"),
+    hf=f"model.layers.{{}}.self_attn.{name}_proj.bias",
+    gguf=f"blk.{{}}.attn_{name}.bias",
+    axes=axes,
+    inputs=0,
+    folded=True,
+  )
+
+
 _ROWS = (
   Row(
     path=("embed",),
@@ -60,7 +85,6 @@ _ROWS = (
   _block("k", "self_attn.k_proj", "attn_k", "D K H", 1),
   _block("v", "self_attn.v_proj", "attn_v", "D K H", 1),
   _block("o", "self_attn.o_proj", "attn_output", "N H D", 2),
-  _block("mlp_norm", "post_attention_layernorm", "ffn_norm", "D", 0),
   _block("gate", "mlp.gate_proj", "ffn_gate", "D F", 1),
   _block("up", "mlp.up_proj", "ffn_up", "D F", 1),
   _block("down", "mlp.down_proj", "ffn_down", "F D", 1),
@@ -72,10 +96,23 @@ _ROWS = (
     inputs=0,
   ),
 )
+# The norm before the MLP: with norms after the parts as well (Gemma), its name
+# in Hugging Face's files is that of the norm after the attention in others.
+_NORMS = (_block("mlp_norm", "post_attention_layernorm", "ffn_norm", "D", 0),)
+_POST_NORMS = (
+  _block(
+    "post_attn_norm", "post_attention_layernorm", "post_attention_norm", "D", 0
+  ),
+  _block("mlp_norm", "pre_feedforward_layernorm", "ffn_norm", "D", 0),
+  _block(
+    "post_mlp_norm", "post_feedforward_layernorm", "post_ffw_norm", "D", 0
+  ),
+)
 _QK_NORM = (
   _block("q_norm", "self_attn.q_norm", "attn_q_norm", "H", 0),
   _block("k_norm", "self_attn.k_norm", "attn_k_norm", "H", 0),
 )
+_QKV_BIAS = (_bias("q", "N H"), _bias("k", "K H"), _bias("v", "K H"))
 _HEAD = Row(
   path=("head",),
   hf="lm_head.weight",
@@ -86,10 +123,14 @@ _HEAD = Row(
 
 
 def rows(decoder: config.Decoder) -> tuple[Row, ...]:
-  """The rows that a decoder has: QK norms and a head only if it has them."""
-  norms = _QK_NORM if decoder.qk_norm else ()
-  head = () if decoder.tied else (_HEAD,)
-  return _ROWS + norms + head
+  """The rows that a decoder has: the optional ones only if it has them."""
+  return (
+    *_ROWS,
+    *(_POST_NORMS if decoder.post_norms else _NORMS),
+    *(_QK_NORM if decoder.qk_norm else ()),
+    *(_QKV_BIAS if decoder.qkv_bias else ()),
+    *(() if decoder.tied else (_HEAD,)),
+  )
 
 
 def sizes(decoder: config.Decoder) -> dict[str, int]:
@@ -113,6 +154,8 @@ def layer_shape(row: Row, sizes: Sizes) -> tuple[int, ...]:
 def stored_shape(row: Row, sizes: Sizes) -> tuple[int, ...]:
   """The shape of a row's tensor in a file: [outputs, inputs]."""
   shape = layer_shape(row, sizes)
+  if row.folded:
+    return (math.prod(shape),)
   if not row.inputs:
     return shape
   return math.prod(shape[row.inputs :]), math.prod(shape[: row.inputs])
@@ -132,11 +175,11 @@ def leaf_shape(row: Row, sizes: Sizes) -> tuple[int, ...]:
 def leaf(
   row: Row,
   sizes: Sizes,
-  tensor: Callable[[str], Any],
+  tensor: Callable[[str], Tensor],
   dtype: np.dtype,
   index: Sequence[slice] | None = None,
 ) -> Float[np.ndarray, "..."]:
-  """A row's leaf in `dtype`, or a part of it.
+  """A row's leaf in `dtype`, or a part of it, one layer read at a time.
 
   Args:
     row: which leaf.
@@ -158,18 +201,20 @@ def leaf(
   return out if row.stacked else out[0]
 
 
-def _part(row: Row, sizes: Sizes, stored: Any, own: list[range]) -> np.ndarray:
+def _part(
+  row: Row, sizes: Sizes, stored: Tensor, own: list[range]
+) -> Float[np.ndarray, "..."]:
   """The part of one layer's leaf: what it needs of the tensor, turned."""
-  if not row.inputs:
+  if not row.inputs and not row.folded:
     return stored[tuple(slice(r.start, r.stop) for r in own)]
   shape, k = layer_shape(row, sizes), row.inputs
-  inputs, outputs = (shape[:k], own[:k]), (shape[k:], own[k:])
-  value = stored[_flat(*outputs), _flat(*inputs)].T
-  value = value.reshape(
-    (*_loose(*inputs), *_loose(*outputs)),
-  )
-  rest = lambda ranges: [slice(r.start, r.stop) for r in ranges[1:]]
-  return value[(slice(None), *rest(inputs[1]), slice(None), *rest(outputs[1]))]
+  # The file's axes, of which each holds some of the leaf's.
+  folds = [(shape[k:], own[k:])]
+  if k:
+    folds.insert(0, (shape[:k], own[:k]))
+  value = stored[tuple(_flat(*fold) for fold in reversed(folds))].T
+  value = value.reshape([n for fold in folds for n in _loose(*fold)])
+  return value[tuple(part for fold in folds for part in _rest(fold[1]))]
 
 
 def _flat(shape: tuple[int, ...], ranges: list[range]) -> slice:
@@ -182,16 +227,22 @@ def _loose(shape: tuple[int, ...], ranges: list[range]) -> tuple[int, ...]:
   return (len(ranges[0]), *shape[1:])
 
 
+def _rest(ranges: list[range]) -> Index:
+  """What is left to cut: a file is never asked for a part of a head."""
+  return (slice(None), *(slice(r.start, r.stop) for r in ranges[1:]))
+
+
 def tensors(
   row: Row, sizes: Sizes, value: Float[np.ndarray, "..."]
 ) -> dict[str, Float[np.ndarray, "..."]]:
   """A leaf's tensors as files hold them, by their Hugging Face names."""
   value = value if row.stacked else value[None]
+  stored = stored_shape(row, sizes)
   out = {}
   for i in layers(row, sizes):
-    one = value[i]
-    if row.inputs:
-      one = one.reshape(math.prod(one.shape[: row.inputs]), -1).T
+    # [outputs, inputs] is the transpose of the leaf with its axes folded.
+    one = value[i].reshape(stored[::-1] if row.inputs else stored)
+    one = one.T if row.inputs else one
     out[row.hf.format(i)] = np.ascontiguousarray(one)
   return out
 
