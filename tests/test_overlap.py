@@ -2,6 +2,7 @@
 
 import _thread
 import dataclasses
+import signal
 import threading
 
 import jax
@@ -130,6 +131,8 @@ def test_an_error_in_the_thread_ends_the_run_with_its_words(tmp_path):
 
 
 def test_an_interrupt_while_scoring_ends_the_run(tmp_path):
+  # Workers of a parallel test run ignore interrupts.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   calls = []
 
   def score(examples, completions):
@@ -137,6 +140,9 @@ def test_an_interrupt_while_scoring_ends_the_run(tmp_path):
     _thread.interrupt_main()
     return tiny.varied_score(examples, completions)
 
-  with pytest.raises(KeyboardInterrupt):
-    run(experiment(tmp_path, 1), tmp_path / "run", score)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      run(experiment(tmp_path, 1), tmp_path / "run", score)
+  finally:
+    signal.signal(signal.SIGINT, before)
   assert len(calls) == 1
