@@ -23,6 +23,7 @@ setuptools.setup(
   install_requires=[
     "Levenshtein>=0.26",
     "absl-py>=2.1",
+    "etils[epath]>=1.12",
     "flax>=0.12",
     "gguf>=0.17",
     "grain>=0.2.10",
@@ -53,5 +54,7 @@ setuptools.setup(
     "parity": ["torch>=2.6", "trl>=0.20"],
     "tpu": ["jax[tpu]>=0.8"],
     "cuda": ["jax[cuda12]>=0.8"],
+    # Models in buckets (gs://).
+    "gcs": ["etils[epath-gcs]>=1.12"],
   },
 )

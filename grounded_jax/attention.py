@@ -2,7 +2,9 @@
 
 The tokens of a prompt and of its G completions stand in one row, prompt first.
 A prompt token sees the prompt up to itself; completion token i sees its
-prompt's `length` keys and its own completion up to i, never another's.
+prompt's `length` keys and its own completion up to i, never another's.  With a
+window w it sees, of all these, the last w positions, its own included; the
+position of completion token i is the prompt's length + i.
 
 Both parts are one function with one derivative.  Only the output and the
 log-sum-exp of each query's scores are kept for the backward pass, which
@@ -29,7 +31,18 @@ def _wide(x: Array):
   return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def _mask(length: Array, prompt_len: int, group: int, tokens: int) -> Array:
+def _scale(scale: float, q: Array) -> float:
+  return scale or q.shape[-1] ** -0.5
+
+
+def _capped(scores: Array, softcap: float) -> Array:
+  """Scores bounded by +-softcap; 0 leaves them as they are."""
+  return softcap * jnp.tanh(scores / softcap) if softcap else scores
+
+
+def _mask(
+  length: Array, prompt_len: int, group: int, tokens: int, window: Array | None
+) -> Array:
   """[P T T]: which key each query of the row sees."""
   index = jnp.arange(tokens)
   is_prompt = index < prompt_len
@@ -39,7 +52,12 @@ def _mask(length: Array, prompt_len: int, group: int, tokens: int) -> Array:
   mask = same & (index[:, None] >= index[None, :])  # [T T]
   valid = index < length[:, None]  # [P T]
   over = ~is_prompt[:, None] & (is_prompt & valid)[:, None, :]
-  return mask[None] | over
+  mask = mask[None] | over
+  if window is None:
+    return mask
+  later = length[:, None] + (index - prompt_len) % own
+  position = jnp.where(is_prompt, index, later)  # [P T]
+  return mask & (position[:, :, None] - position[:, None, :] < window)
 
 
 def dense(
@@ -50,16 +68,19 @@ def dense(
   prompt_len: int,
   group: int,
   precision: str = "default",
+  scale: float = 0.0,
+  softcap: float = 0.0,
+  window: Int[Array, ""] | None = None,
 ) -> Float[Array, "P T N H"]:
   """Returns `grouped` computed by one masked softmax over all keys.
 
   It holds [P N T T] scores: the plain statement that tests compare with.
   """
   p, t, n, h = q.shape
-  q = q.reshape(p, t, k.shape[2], -1, h) * h**-0.5  # [P T K N/K H]
+  q = q.reshape(p, t, k.shape[2], -1, h) * _scale(scale, q)  # [P T K N/K H]
   dot = _dots(q, precision)
-  scores = dot("pqkrh,pskh->pkrqs", q, k)
-  mask = _mask(length, prompt_len, group, t)[:, None, None]
+  scores = _capped(dot("pqkrh,pskh->pkrqs", q, k), softcap)
+  mask = _mask(length, prompt_len, group, t, window)[:, None, None]
   weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1)
   out = dot("pkrqs,pskh->pqkrh", weights.astype(v.dtype), v)
   return out.astype(q.dtype).reshape(p, t, n, h)
@@ -72,7 +93,7 @@ def _dots(x: Array, precision: str):
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8))
 def grouped(
   q: Float[Array, "P T N H"],
   k: Float[Array, "P T K H"],
@@ -81,9 +102,27 @@ def grouped(
   prompt_len: int,
   group: int,
   precision: str = "default",
+  scale: float = 0.0,
+  softcap: float = 0.0,
+  window: Int[Array, ""] | None = None,
 ) -> Float[Array, "P T N H"]:
-  """Returns the attention's output; T = prompt_len + group * own tokens."""
-  return _forward(q, k, v, length, prompt_len, group, precision)[0]
+  """Returns the attention's output; T = prompt_len + group * own tokens.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    length: of the prompts; keys of a prompt beyond it are padding.
+    prompt_len: L, the tokens of a prompt with its padding.
+    group: G; 0 for prompts alone.
+    precision: of the matrix products.
+    scale: of the scores; 0 = H**-0.5.
+    softcap: scores s become softcap * tanh(s / softcap); 0 = as they are.
+    window: positions that a query sees, its own included; None = all.
+  """
+  rule = (scale, softcap)
+  out, _ = _forward(q, k, v, length, window, prompt_len, group, precision, rule)
+  return out
 
 
 def _prompt_blocks(prompt_len: int) -> list[tuple[int, int]]:
@@ -129,10 +168,20 @@ def _join(x: Array, repeat: int, own: int) -> Array:
   return x[:, :, :, :, :own].reshape(p, k, repeat, -1, h)
 
 
-def _causal(block: Array, size: int, repeat: int, keys: int) -> Array:
-  """[R*c C]: which own key each query of a block sees."""
-  query = block * size + jnp.arange(size)
-  return jnp.tile(query, repeat)[:, None] >= jnp.arange(keys)
+def _near(query: Array, key: Array, window: Array | None) -> Array:
+  """Which keys a query sees: none after itself, all or its window before."""
+  back = query[..., None] - key
+  return back >= 0 if window is None else (back >= 0) & (back < window)
+
+
+def _own_seen(block, size, repeat, length, prompt_len, own, window):
+  """Which prompt key [P 1 1 R*c|1 L] and own key [R*c C] a block sees."""
+  query = jnp.tile(block * size + jnp.arange(size), repeat)
+  key = jnp.arange(prompt_len)
+  over = (key < length[:, None])[:, None]
+  if window is not None:
+    over &= _near(length[:, None] + query, key, window)
+  return over[:, None, None], _near(query, jnp.arange(own), window)
 
 
 def _softmax_parts(parts, values, dot):
@@ -152,11 +201,12 @@ def _softmax_parts(parts, values, dot):
   return out / total[..., None], top + jnp.log(total)
 
 
-def _forward(q, k, v, length, prompt_len, group, precision):
+def _forward(q, k, v, length, window, prompt_len, group, precision, rule):
   p, t, n, h = q.shape
   kv_heads = k.shape[2]
   dot = _dots(q, precision)
-  q = _heads_first(q * h**-0.5, kv_heads)  # [P K R T H]
+  scale, softcap = rule
+  q = _heads_first(q * _scale(scale, q), kv_heads)  # [P K R T H]
   k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))  # [P K T H]
   prompt_k, prompt_v = k[:, :, :prompt_len], v[:, :, :prompt_len]
 
@@ -165,16 +215,17 @@ def _forward(q, k, v, length, prompt_len, group, precision):
     scores = dot(
       "pkrqh,pksh->pkrqs", q[:, :, :, start:stop], prompt_k[:, :, :stop]
     )
-    seen = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
-    scores = jnp.where(seen, scores, _MASKED)
+    seen = _near(jnp.arange(start, stop), jnp.arange(stop), window)
+    scores = jnp.where(seen, _capped(scores, softcap), _MASKED)
     values = ("pkrqs,pksh->pkrqh", prompt_v[:, :, :stop])
     out, lse = _softmax_parts([scores], [values], dot)
     outs.append(out)
     sums.append(lse)
   lse_own = None
   if t > prompt_len:
+    own_q = q[:, :, :, prompt_len:]
     out, lse_own = _own_forward(
-      q[:, :, :, prompt_len:], k, v, length, prompt_len, group, dot
+      own_q, k, v, length, window, prompt_len, group, dot, softcap
     )
     outs.append(out)
   out = jnp.concatenate(outs, axis=3).astype(q.dtype)  # [P K R T H]
@@ -182,12 +233,11 @@ def _forward(q, k, v, length, prompt_len, group, precision):
   return out.transpose(0, 3, 1, 2, 4).reshape(p, t, n, h), lse
 
 
-def _own_scores(q, prompt_k, own_k, valid, seen, dot):
-  """Scores of a block of completion queries over both parts."""
+def _own_scores(q, prompt_k, own_k, dot, softcap):
+  """Scores of a block of completion queries over both parts, seen or not."""
   over = dot("pkmqh,pksh->pkmqs", q, prompt_k)
-  over = jnp.where(valid[:, None, None, None], over, _MASKED)
   own = dot("pkmqh,pkmch->pkmqc", q, own_k)
-  return over, jnp.where(seen, own, _MASKED)
+  return _capped(over, softcap), _capped(own, softcap)
 
 
 def _own_keys(x, prompt_len, group, members, padded):
@@ -199,14 +249,13 @@ def _own_keys(x, prompt_len, group, members, padded):
   return x.transpose(2, 0, 1, 3, 4, 5)
 
 
-def _own_forward(q, k, v, length, prompt_len, group, dot):
+def _own_forward(q, k, v, length, window, prompt_len, group, dot, softcap):
   repeat, own = q.shape[2], q.shape[3] // group
   members, blocks = _own_blocks(group, own)
   size = -(-own // blocks)
   queries = _cut(q, group, members, blocks)
   keys = [_own_keys(x, prompt_len, group, members, own) for x in (k, v)]
   prompt_k, prompt_v = k[:, :, :prompt_len], v[:, :, :prompt_len]
-  valid = jnp.arange(prompt_len) < length[:, None]
 
   def member(_, inputs):
     own_q, own_k, own_v = inputs
@@ -217,8 +266,12 @@ def _own_forward(q, k, v, length, prompt_len, group, dot):
 
     def block(_, inputs):
       index, block_q = inputs
-      seen = _causal(index, size, repeat, own)
-      parts = _own_scores(block_q, prompt_k, own_k, valid, seen, dot)
+      seen = _own_seen(index, size, repeat, length, prompt_len, own, window)
+      parts = _own_scores(block_q, prompt_k, own_k, dot, softcap)
+      parts = [
+        jnp.where(mask, scores, _MASKED)
+        for mask, scores in zip(seen, parts, strict=True)
+      ]
       out, lse = _softmax_parts(parts, values, dot)
       return None, (out.astype(q.dtype), lse)
 
@@ -228,19 +281,31 @@ def _own_forward(q, k, v, length, prompt_len, group, dot):
   return _join(out, repeat, own), lse
 
 
-def _grouped_fwd(q, k, v, length, prompt_len, group, precision):
-  out, lse = _forward(q, k, v, length, prompt_len, group, precision)
-  return out, (q, k, v, length, out, lse)
+def _grouped_fwd(
+  q, k, v, length, prompt_len, group, precision, scale, softcap, window
+):
+  rule = (scale, softcap)
+  out, lse = _forward(
+    q, k, v, length, window, prompt_len, group, precision, rule
+  )
+  return out, (q, k, v, length, window, out, lse)
 
 
-def _score_grads(scores, lse, d_weights, delta):
-  """(weights, d scores) of one part, from the merged log-sum-exp."""
-  weights = jnp.exp(scores - lse[..., None])
-  return weights, weights * (d_weights - delta[..., None])
+def _score_grads(scores, seen, lse, d_weights, delta, softcap):
+  """(weights, d scores) of one part, from the merged log-sum-exp.
+
+  With s' = c tanh(s / c), d s = (1 - (s' / c)^2) d s'.
+  """
+  masked = jnp.where(seen, scores, _MASKED)
+  weights = jnp.exp(masked - lse[..., None])
+  d_scores = weights * (d_weights - delta[..., None])
+  if softcap:
+    d_scores *= 1 - jnp.square(scores / softcap)
+  return weights, d_scores
 
 
-def _grouped_bwd(prompt_len, group, precision, saved, d_out):
-  q, k, v, length, out, (lse, lse_own) = saved
+def _grouped_bwd(prompt_len, group, precision, scale, softcap, saved, d_out):
+  q, k, v, length, window, out, (lse, lse_own) = saved
   p, t, n, h = q.shape
   kv_heads = k.shape[2]
   dtype = q.dtype
@@ -248,7 +313,7 @@ def _grouped_bwd(prompt_len, group, precision, saved, d_out):
   delta = jnp.sum(d_out.astype(_wide(q)) * out.astype(_wide(q)), -1)
   delta = _heads_first(delta[..., None], kv_heads)  # [P K R T 1]
   d_out = _heads_first(d_out, kv_heads)
-  q = _heads_first(q * h**-0.5, kv_heads)
+  q = _heads_first(q * _scale(scale, q), kv_heads)
   k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))
   d_k = jnp.zeros((p, kv_heads, prompt_len, h), _wide(q))
   d_v = jnp.zeros_like(d_k)
@@ -263,12 +328,13 @@ def _grouped_bwd(prompt_len, group, precision, saved, d_out):
       v[:, :, :stop],
     )
     scores = dot("pkrqh,pksh->pkrqs", block_q, block_k)
-    seen = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
     weights, d_scores = _score_grads(
-      jnp.where(seen, scores, _MASKED),
+      _capped(scores, softcap),
+      _near(jnp.arange(start, stop), jnp.arange(stop), window),
       lse[..., start:stop],
       dot("pkrqh,pksh->pkrqs", block_d, block_v),
       delta[rows][..., 0],
+      softcap,
     )
     weights, d_scores = weights.astype(dtype), d_scores.astype(dtype)
     d_q.append(dot("pkrqs,pksh->pkrqh", d_scores, block_k))
@@ -277,33 +343,33 @@ def _grouped_bwd(prompt_len, group, precision, saved, d_out):
   if t > prompt_len:
     own = (slice(None),) * 3 + (slice(prompt_len, None),)
     d_q_own, d_prompt, d_own = _own_backward(
-      (q[own], k, v, length, d_out[own], delta[own], lse_own),
+      (q[own], k, v, length, window, d_out[own], delta[own], lse_own),
       (d_k, d_v),
       prompt_len,
       group,
       dot,
+      softcap,
     )
     d_q.append(d_q_own)
     d_k, d_v = (
       jnp.concatenate([x, y], axis=2)
       for x, y in zip(d_prompt, d_own, strict=True)
     )
-  d_q = jnp.concatenate(d_q, axis=3) * h**-0.5
+  d_q = jnp.concatenate(d_q, axis=3) * _scale(scale, q)
   d_q = d_q.transpose(0, 3, 1, 2, 4).reshape(p, t, n, h)
   d_k, d_v = (x.transpose(0, 2, 1, 3).astype(dtype) for x in (d_k, d_v))
-  return d_q.astype(dtype), d_k, d_v, None
+  return d_q.astype(dtype), d_k, d_v, None, None
 
 
-def _own_backward(saved, d_prompt, prompt_len, group, dot):
+def _own_backward(saved, d_prompt, prompt_len, group, dot, softcap):
   """(d q, d prompt (k, v), d own (k, v)) of the completions' queries."""
-  q, k, v, length, d_out, delta, lse = saved
+  q, k, v, length, window, d_out, delta, lse = saved
   dtype, repeat, own = q.dtype, q.shape[2], q.shape[3] // group
   members, blocks = _own_blocks(group, own)
   size = -(-own // blocks)
   queries = tuple(_cut(x, group, members, blocks) for x in (q, d_out, delta))
   keys = tuple(_own_keys(x, prompt_len, group, members, own) for x in (k, v))
   prompt_k, prompt_v = k[:, :, :prompt_len], v[:, :, :prompt_len]
-  valid = jnp.arange(prompt_len) < length[:, None]
 
   def member(d_prompt, inputs):
     block_inputs, (own_k, own_v) = inputs
@@ -311,12 +377,14 @@ def _own_backward(saved, d_prompt, prompt_len, group, dot):
     def block(carry, inputs):
       (d_pk, d_pv), (d_ok, d_ov) = carry
       index, (q, d_out, delta, lse) = inputs
-      seen = _causal(index, size, repeat, own)
-      over, own_scores = _own_scores(q, prompt_k, own_k, valid, seen, dot)
+      seen = _own_seen(index, size, repeat, length, prompt_len, own, window)
+      scores = _own_scores(q, prompt_k, own_k, dot, softcap)
       d_over = dot("pkmqh,pksh->pkmqs", d_out, prompt_v)
-      w_over, d_over = _score_grads(over, lse, d_over, delta[..., 0])
       d_own = dot("pkmqh,pkmch->pkmqc", d_out, own_v)
-      w_own, d_own = _score_grads(own_scores, lse, d_own, delta[..., 0])
+      (w_over, d_over), (w_own, d_own) = (
+        _score_grads(*part, lse, d, delta[..., 0], softcap)
+        for *part, d in zip(scores, seen, (d_over, d_own), strict=True)
+      )
       w_over, d_over, w_own, d_own = (
         x.astype(dtype) for x in (w_over, d_over, w_own, d_own)
       )
@@ -358,6 +426,9 @@ def decode(
   ],
   new: tuple[Float[Array, "P G K H"], Float[Array, "P G K H"]],
   precision: str = "default",
+  scale: float = 0.0,
+  softcap: float = 0.0,
+  window: Int[Array, ""] | None = None,
 ) -> Float[Array, "P G N H"]:
   """Returns the attention of one new token of each completion.
 
@@ -367,19 +438,27 @@ def decode(
     past: the completions' own keys and values, and how many are written.
     new: the key and value of the token itself.
     precision: of the matrix products.
+    scale: as in `grouped`; so are softcap and window.
+    softcap: bound of the scores.
+    window: positions that the token sees.
   """
   prompt_k, prompt_v, length = prompt
   past_k, past_v, written = past
   p, g, n, h = q.shape
-  q = q.reshape(p, g, prompt_k.shape[1], -1, h) * h**-0.5
+  q = q.reshape(p, g, prompt_k.shape[1], -1, h) * _scale(scale, q)
   q = q.transpose(0, 2, 1, 3, 4)  # [P K G N/K H]
   dot = _dots(q, precision)
-  over = dot("pkgrh,pkhl->pkgrl", q, prompt_k)
-  valid = jnp.arange(prompt_v.shape[2]) < length[:, None]
+  key, own_key = jnp.arange(prompt_v.shape[2]), jnp.arange(past_k.shape[3])
+  valid, own_valid = key < length[:, None], own_key < written
+  if window is not None:
+    valid &= length[:, None] + written - key < window
+    own_valid &= written - own_key < window
+  over = _capped(dot("pkgrh,pkhl->pkgrl", q, prompt_k), softcap)
   over = jnp.where(valid[:, None, None, None], over, _MASKED)
-  own = dot("pkgrh,pkgch->pkgrc", q, past_k)
-  own = jnp.where(jnp.arange(past_k.shape[3]) < written, own, _MASKED)
+  own = _capped(dot("pkgrh,pkgch->pkgrc", q, past_k), softcap)
+  own = jnp.where(own_valid, own, _MASKED)
   itself = dot("pkgrh,pgkh->pkgr", q, new[0])[..., None]
+  itself = _capped(itself, softcap)
   values = (
     ("pkgrl,pklh->pkgrh", prompt_v),
     ("pkgrc,pkgch->pkgrh", past_v),

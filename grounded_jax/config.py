@@ -79,8 +79,38 @@ class Decoder:
   norm_eps: float = 1e-5
   tied: bool = True  # the output head is the embedding, transposed
   qk_norm: bool = False  # RMS norm on each query and key head (Qwen3)
+  qkv_bias: bool = False  # queries, keys and values have a bias (Qwen2)
+  activation: str = "silu"  # of the MLP's gate: silu, gelu (by tanh)
+  post_norms: bool = False  # a norm also after attention and MLP (Gemma)
+  plus_one: bool = False  # norms multiply by 1 + their scale (Gemma)
+  scaled_embed: bool = False  # embeddings times the root of `embed` (Gemma)
+  query_scalar: float = 0.0  # scores over its root; 0 = head_dim
+  attn_softcap: float = 0.0  # bound of the attention's scores; 0 = none
+  final_softcap: float = 0.0  # bound of the logits; 0 = none
+  # The kinds of layers, repeated over the depth: G sees everything before it,
+  # L the last `window` positions; g and l do so without rotary positions.
+  pattern: str = "G"
+  window: int = 0  # positions a local layer sees, its own too; 0 = none local
+  local_rope_theta: float = 0.0  # of L layers, never scaled; 0 = as G layers
+  # Longer contexts: none, linear (all angles over rope_factor) or llama3 (slow
+  # ones over it, fast ones as they are, between them a mixture).
+  rope_scaling: str = "none"
+  rope_factor: float = 1.0
+  rope_low: float = 1.0  # llama3: turns in rope_original up to which is slow
+  rope_high: float = 4.0  # llama3: turns from which on is fast
+  rope_original: int = 8192  # llama3: tokens of context before scaling
 
   def __post_init__(self):
+    _choice("activation", self.activation, ("silu", "gelu"))
+    _choice("rope_scaling", self.rope_scaling, ("none", "linear", "llama3"))
+    _within(self, "query_scalar", "attn_softcap", "final_softcap", "window")
+    _within(self, "local_rope_theta")
+    _positive(self, "rope_factor", "rope_low", "rope_original")
+    self._check_pattern()
+    if self.rope_high <= self.rope_low:
+      raise UserError(
+        f"rope_high={self.rope_high} must exceed rope_low={self.rope_low}."
+      )
     # A broken file may claim any number of layers; each has its checks.
     _within(self, "layers", low=1, high=10_000)
     _positive(self, "embed", "mlp", "heads", "kv_heads", "head_dim", "vocab")
@@ -92,6 +122,23 @@ class Decoder:
         f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}."
       )
 
+  def _check_pattern(self):
+    if not re.fullmatch("[GLgl]+", self.pattern):
+      raise UserError(
+        f"pattern={self.pattern!r} must consist of the letters G, L, g and l."
+      )
+    if ("L" in self.pattern.upper()) != (self.window > 0):
+      raise UserError(
+        f"window={self.window} does not fit pattern={self.pattern!r}: local"
+        " layers (L, l) have a window of 1 or more, others none."
+      )
+
+  @property
+  def kinds(self) -> str:
+    """The kind of each layer: `pattern` as often as it takes."""
+    repeats = -(-self.layers // len(self.pattern))
+    return (self.pattern * repeats)[: self.layers]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
@@ -99,7 +146,8 @@ class Model:
 
   # A directory of HF safetensors, a .gguf file, "package:NAME" for the GGUF
   # that an installed Python package ships, "warmstart:SEED" for the embedded
-  # policy, or "" for random weights of the shape `decoder`.
+  # policy, a directory of HF safetensors in a bucket ("gs://..."), a name on
+  # the HF hub, or "" for random weights of the shape `decoder`.
   path: str = ""
   tokenizer: str = ""  # "" = beside the weights; "bytes" = UTF-8 bytes;
   # "world" = the embedded world's own pieces

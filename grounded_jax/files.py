@@ -1,14 +1,19 @@
 """Where the files of a model lie: what `config.Model.path` may name."""
 
 import dataclasses
+import hashlib
 import importlib.util
+import os
 import pathlib
+
+from etils import epath
 
 from grounded_jax.records import UserError
 
 WARMSTART = pathlib.Path(__file__).parent / "warmstart"
 
 _TOKENIZER_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
+_BUCKETS = ("gs", "s3")
 _WEIGHT_FILES = (*_TOKENIZER_FILES, "*.safetensors")
 
 
@@ -18,6 +23,8 @@ class Found:
 
   kind: str  # gguf (a file) or hf (a directory)
   path: pathlib.Path
+  # Of a model in a bucket: where its weights are; `path` holds the rest.
+  bucket: epath.Path | None = None
 
 
 def find(name: str, *, weights: bool = True) -> Found:
@@ -25,9 +32,9 @@ def find(name: str, *, weights: bool = True) -> Found:
 
   Args:
     name: a `.gguf` file, a directory, "package:NAME" (the GGUF file that the
-      installed Python package ships), "warmstart:SEED" (the embedded policy)
-      or a repository of the Hugging Face hub, which is fetched or taken from
-      its cache.
+      installed Python package ships), "warmstart:SEED" (the embedded policy),
+      a directory in a bucket (gs://...), or a repository of the Hugging Face
+      hub, which is fetched or taken from its cache.
     weights: False fetches the tokenizer's files alone from the hub.
 
   Raises:
@@ -38,6 +45,8 @@ def find(name: str, *, weights: bool = True) -> Found:
     return _in_package(rest)
   if scheme == "warmstart":
     return _warmstart(rest)
+  if scheme in _BUCKETS and rest.startswith("//"):
+    return in_bucket(epath.Path(name))
   path = pathlib.Path(name).expanduser()
   if path.is_dir():
     return _directory(path)
@@ -96,6 +105,39 @@ def _warmstart(seed: str) -> Found:
       " experiments/warmstart.py and give its directory as model.path."
     )
   return Found(kind="hf", path=path)
+
+
+def in_bucket(bucket: epath.Path) -> Found:
+  """A Hugging Face directory in a bucket: its small files are copied here.
+
+  They lie in ~/.cache/grounded_jax, under a name made of the bucket's, and are
+  copied anew each time; the weights stay where they are.
+  """
+  digest = hashlib.sha256(str(bucket).encode()).hexdigest()[:16]
+  path = pathlib.Path.home() / ".cache" / "grounded_jax" / digest
+  path.mkdir(parents=True, exist_ok=True)
+  try:
+    names = {file.name for file in bucket.iterdir()}
+    for name in sorted(names):
+      if any(pathlib.PurePath(name).match(p) for p in _TOKENIZER_FILES):
+        part = path / f"{name}.{os.getpid()}.part"
+        part.write_bytes((bucket / name).read_bytes())
+        part.replace(path / name)
+  except Exception as error:  # of any of the libraries that reach a bucket
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise UserError(
+      f"The model {bucket} cannot be read ({reason}): check its name and the"
+      " login, and `pip install 'etils[epath-gcs]'` (or epath-s3)."
+    ) from None
+  if "config.json" not in names:
+    raise UserError(
+      f"There is no config.json in {bucket}: name a directory that holds a"
+      " whole Hugging Face model."
+    )
+  for old in path.iterdir():  # of files that have left the bucket
+    if old.name not in names and old.suffix != ".part":
+      old.unlink()
+  return Found(kind="hf", path=path, bucket=bucket)
 
 
 def _on_hub(name: str, weights: bool) -> Found:

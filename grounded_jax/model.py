@@ -8,9 +8,14 @@ A group is computed once: the G completions of a prompt share its L tokens, so
 every layer sees L + G*C tokens a prompt and not G*(L+C) (see `attention`).
 Norms, rotary positions, softmax and logits are float32 (or wider) whatever the
 compute dtype.
+
+Families differ by the fields of `config.Decoder`.  Where the layers of one
+model differ (local or global attention, rotary positions or none), the scanned
+body is the same and reads what the layer is from arrays over the layers.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -19,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import attention, config, types
+from grounded_jax import attention, config, rotary, types
 
 Params = dict[str, Any]
 
@@ -46,13 +51,17 @@ class DecodeCache:
   own_v: Float[Array, "Y P K G C H"]
 
 
+# The window of a layer that sees everything.
+_ENDLESS = 2**30
+
+
 def _weight(key, axes: tuple[str, ...], shape, fan_in: int, dtype) -> nnx.Param:
   value = jax.random.normal(key, shape, dtype) * fan_in**-0.5
   return nnx.Param(value.astype(dtype), axes=axes)
 
 
-def _scale(axes: tuple[str, ...], shape, dtype) -> nnx.Param:
-  return nnx.Param(jnp.ones(shape, dtype), axes=axes)
+def _constant(value: float, axes: tuple[str, ...], shape, dtype) -> nnx.Param:
+  return nnx.Param(jnp.full(shape, value, dtype), axes=axes)
 
 
 class Blocks(nnx.Module):
@@ -64,7 +73,10 @@ class Blocks(nnx.Module):
     keys = jax.random.split(key, 7)
     heads = ("layers", "embed", "heads", "head_dim")
     kv_heads = ("layers", "embed", "kv_heads", "head_dim")
-    self.attn_norm = _scale(("layers", "embed"), (y, d), dtype)
+    scale = functools.partial(_constant, 0.0 if decoder.plus_one else 1.0)
+    over_embed = (("layers", "embed"), (y, d), dtype)
+    over_head = (("layers", "head_dim"), (y, h), dtype)
+    self.attn_norm = scale(*over_embed)
     self.q = _weight(keys[0], heads, (y, d, n, h), d, dtype)
     self.k = _weight(keys[1], kv_heads, (y, d, k, h), d, dtype)
     self.v = _weight(keys[2], kv_heads, (y, d, k, h), d, dtype)
@@ -77,7 +89,7 @@ class Blocks(nnx.Module):
       n * h * 2 * y,
       dtype,
     )
-    self.mlp_norm = _scale(("layers", "embed"), (y, d), dtype)
+    self.mlp_norm = scale(*over_embed)
     inner = ("layers", "embed", "mlp")
     self.gate = _weight(keys[4], inner, (y, d, f), d, dtype)
     self.up = _weight(keys[5], inner, (y, d, f), d, dtype)
@@ -85,8 +97,17 @@ class Blocks(nnx.Module):
       keys[6], ("layers", "mlp", "embed"), (y, f, d), f * 2 * y, dtype
     )
     if decoder.qk_norm:
-      self.q_norm = _scale(("layers", "head_dim"), (y, h), dtype)
-      self.k_norm = _scale(("layers", "head_dim"), (y, h), dtype)
+      self.q_norm = scale(*over_head)
+      self.k_norm = scale(*over_head)
+    if decoder.qkv_bias:
+      zeros = functools.partial(_constant, 0.0)
+      axes = [("layers", axis, "head_dim") for axis in ("heads", "kv_heads")]
+      self.q_bias = zeros(axes[0], (y, n, h), dtype)
+      self.k_bias = zeros(axes[1], (y, k, h), dtype)
+      self.v_bias = zeros(axes[1], (y, k, h), dtype)
+    if decoder.post_norms:
+      self.post_attn_norm = scale(*over_embed)
+      self.post_mlp_norm = scale(*over_embed)
 
 
 class Transformer(nnx.Module):
@@ -98,7 +119,8 @@ class Transformer(nnx.Module):
     embed, blocks, head = jax.random.split(key, 3)
     self.embed = _weight(embed, ("vocab", "embed"), (v, d), d, dtype)
     self.blocks = Blocks(decoder, blocks, dtype)
-    self.norm = _scale(("embed",), (d,), dtype)
+    scale = 0.0 if decoder.plus_one else 1.0
+    self.norm = _constant(scale, ("embed",), (d,), dtype)
     if not decoder.tied:
       self.head = _weight(head, ("embed", "vocab"), (d, v), d, dtype)
 
@@ -143,61 +165,91 @@ def _wide(x: Array) -> Array:
 
 
 def rms_norm(
-  x: Float[Array, "*T W"], scale: Float[Array, " W"], eps: float
+  x: Float[Array, "*T W"],
+  scale: Float[Array, " W"],
+  eps: float,
+  plus_one: bool = False,
 ) -> Float[Array, "*T W"]:
-  """Returns x over its root mean square, times the scale, in x's dtype."""
+  """Returns x over its root mean square, times the scale, in x's dtype.
+
+  With `plus_one` times 1 + the scale.
+  """
   wide = _wide(x)
   variance = jnp.mean(wide * wide, axis=-1, keepdims=True)
-  out = wide * jax.lax.rsqrt(variance + eps) * _wide(scale)
+  factor = _wide(scale) + 1 if plus_one else _wide(scale)
+  out = wide * jax.lax.rsqrt(variance + eps) * factor
   return out.astype(x.dtype)
 
 
-def rotary(
-  positions: Int[Array, "*T"], decoder: config.Decoder, dtype: str
-) -> tuple[Float[Array, "*T 1 H2"], Float[Array, "*T 1 H2"]]:
-  """Returns the cosines and sines that turn the heads at these positions."""
-  wide = jnp.promote_types(jnp.dtype(dtype), jnp.float32)
-  half = decoder.head_dim // 2
-  exponents = jnp.arange(half, dtype=wide) / half
-  angles = positions[..., None].astype(wide) * decoder.rope_theta**-exponents
-  return jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+def _norm(x: Array, scale: Array, decoder: config.Decoder) -> Array:
+  return rms_norm(x, scale, decoder.norm_eps, decoder.plus_one)
 
 
-def _rotate(x: Array, turn: tuple[Array, Array]) -> Array:
-  """Turns the pair (x[i], x[i + H/2]) by its angle, as HF Llama does."""
-  cos, sin = turn
-  first, second = jnp.split(_wide(x), 2, axis=-1)
-  out = jnp.concatenate(
-    [first * cos - second * sin, second * cos + first * sin], axis=-1
-  )
-  return out.astype(x.dtype)
+def _per_layer(decoder: config.Decoder) -> dict[str, Array]:
+  """What sets layers apart beside their weights, [Y] each; often nothing."""
+  out = {}
+  if decoder.window:
+    windows = {"L": decoder.window, "G": _ENDLESS}
+    each = [windows[kind.upper()] for kind in decoder.kinds]
+    out["window"] = jnp.array(each, jnp.int32)
+  if len(rotary.variants(decoder)) > 1:
+    out["variant"] = jnp.array(rotary.index(decoder), jnp.int32)
+  return out
 
 
-def _project(block, x, turn, decoder, precision):
+def _rule(decoder: config.Decoder, layer: dict, precision: str) -> dict:
+  """The options of a layer's attention."""
+  return {
+    "precision": precision,
+    "scale": decoder.query_scalar**-0.5 if decoder.query_scalar else 0.0,
+    "softcap": decoder.attn_softcap,
+    "window": layer.get("window"),
+  }
+
+
+def _project(block, layer, x, turns, decoder, precision):
   """The rotated queries and keys, and the values, of each token of x."""
-  h = rms_norm(x, block["attn_norm"], decoder.norm_eps)
+  h = _norm(x, block["attn_norm"], decoder)
   qkv = []
   for name in ("q", "k", "v"):
     out = _dense(h, block[name], 1, precision)
+    if decoder.qkv_bias:
+      out += block[name + "_bias"].astype(out.dtype)
     if decoder.qk_norm and name != "v":
-      out = rms_norm(out, block[name + "_norm"], decoder.norm_eps)
-    qkv.append(out if name == "v" else _rotate(out, turn))
+      out = _norm(out, block[name + "_norm"], decoder)
+    if name != "v":
+      out = rotary.rotate(out, turns, layer.get("variant"))
+    qkv.append(out)
   return qkv
 
 
 def _finish(block, x, attended, decoder, precision):
   """Adds the attention's output and the MLP to the residual stream."""
-  x = x + _dense(attended, block["o"], 2, precision)
-  h = rms_norm(x, block["mlp_norm"], decoder.norm_eps)
+  out = _dense(attended, block["o"], 2, precision)
+  if decoder.post_norms:
+    out = _norm(out, block["post_attn_norm"], decoder)
+  x = x + out
+  h = _norm(x, block["mlp_norm"], decoder)
   gate = _dense(h, block["gate"], 1, precision)
   up = _dense(h, block["up"], 1, precision)
-  return x + _dense(_gated(gate, up), block["down"], 1, precision)
+  out = _dense(
+    _GATED[decoder.activation](gate, up), block["down"], 1, precision
+  )
+  if decoder.post_norms:
+    out = _norm(out, block["post_mlp_norm"], decoder)
+  return x + out
 
 
 # Recomputed in the backward pass: cheaper than to keep what it needs.
-_gated = jax.checkpoint(
-  lambda gate, up: jax.nn.silu(gate) * up, prevent_cse=False
-)
+_GATED = {
+  "silu": jax.checkpoint(
+    lambda gate, up: jax.nn.silu(gate) * up, prevent_cse=False
+  ),
+  "gelu": jax.checkpoint(
+    lambda gate, up: jax.nn.gelu(gate, approximate=True) * up,
+    prevent_cse=False,
+  ),
+}
 
 
 def _dense(x, w, axes, precision):
@@ -222,8 +274,13 @@ def _remat(body, remat: str):
   return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
 
-def _embed(params: Params, tokens: Array, compute_dtype: str) -> Array:
-  return params["embed"][tokens].astype(compute_dtype)
+def _embed(
+  params: Params, tokens: Array, decoder: config.Decoder, compute_dtype: str
+) -> Array:
+  x = params["embed"][tokens].astype(compute_dtype)
+  # The factor is rounded to the compute dtype, as in training.
+  scale = jnp.asarray(decoder.embed**0.5, x.dtype)
+  return x * scale if decoder.scaled_embed else x
 
 
 def prefill(
@@ -241,16 +298,19 @@ def prefill(
   decoder = decoder_of(graphdef, params)
   p, l = tokens.shape
   positions = jnp.broadcast_to(jnp.arange(l), (p, l))
-  turn = rotary(positions, decoder, compute_dtype)
+  turns = rotary.turns(positions, decoder, compute_dtype)
 
-  def body(x, block):
-    q, k, v = _project(block, x, turn, decoder, precision)
-    out = attention.grouped(q, k, v, length, l, 0, precision=precision)
+  def body(x, inputs):
+    block, layer = inputs
+    q, k, v = _project(block, layer, x, turns, decoder, precision)
+    rule = _rule(decoder, layer, precision)
+    out = attention.grouped(q, k, v, length, l, 0, **rule)
     return _finish(block, x, out, decoder, precision), (k, v)
 
-  x = _embed(params, tokens, compute_dtype)
-  x, (k, v) = jax.lax.scan(body, x, params["blocks"])
-  hidden = rms_norm(x, params["norm"], decoder.norm_eps)
+  x = _embed(params, tokens, decoder, compute_dtype)
+  layers = (params["blocks"], _per_layer(decoder))
+  x, (k, v) = jax.lax.scan(body, x, layers)
+  hidden = _norm(x, params["norm"], decoder)
   return hidden, PromptCache(k=k, v=v, length=length)
 
 
@@ -283,23 +343,24 @@ def decode_step(
   """
   decoder = decoder_of(graphdef, params)
   positions = jnp.broadcast_to(cache.length[:, None] + index, tokens.shape)
-  turn = rotary(positions, decoder, cache.own_k.dtype.name)
+  turns = rotary.turns(positions, decoder, cache.own_k.dtype.name)
 
-  def body(x, layer):
-    block, prompt_k, prompt_v, past_k, past_v = layer
-    q, k, v = _project(block, x, turn, decoder, precision)
+  def body(x, inputs):
+    block, layer, prompt_k, prompt_v, past_k, past_v = inputs
+    q, k, v = _project(block, layer, x, turns, decoder, precision)
     out = attention.decode(
       q,
       (prompt_k, prompt_v, cache.length),
       (past_k, past_v, index),
       (k, v),
-      precision=precision,
+      **_rule(decoder, layer, precision),
     )
     return _finish(block, x, out, decoder, precision), (k, v)
 
-  x = _embed(params, tokens, cache.own_k.dtype.name)
+  x = _embed(params, tokens, decoder, cache.own_k.dtype.name)
   layers = (
     params["blocks"],
+    _per_layer(decoder),
     cache.prompt_k,
     cache.prompt_v,
     cache.own_k,
@@ -312,7 +373,7 @@ def decode_step(
     )
     for old, entry in zip((cache.own_k, cache.own_v), new, strict=True)
   )
-  hidden = rms_norm(x, params["norm"], decoder.norm_eps)
+  hidden = _norm(x, params["norm"], decoder)
   return hidden, dataclasses.replace(cache, own_k=own_k, own_v=own_v)
 
 
@@ -342,22 +403,25 @@ def grouped_hidden(
     ],
     axis=1,
   )
-  turn = rotary(positions, decoder, compute_dtype)
+  turns = rotary.turns(positions, decoder, compute_dtype)
 
-  def body(x, block):
-    q, k, v = _project(block, x, turn, decoder, precision)
-    out = attention.grouped(q, k, v, prompts.length, l, g, precision=precision)
+  def body(x, inputs):
+    block, layer = inputs
+    q, k, v = _project(block, layer, x, turns, decoder, precision)
+    rule = _rule(decoder, layer, precision)
+    out = attention.grouped(q, k, v, prompts.length, l, g, **rule)
     return _finish(block, x, out, decoder, precision), None
 
   inputs = tokens[:, :, :-1].reshape(p, -1)
   x = jnp.concatenate([prompts.tokens, inputs], axis=1)  # [P L+G(C-1)]
-  x = _embed(params, x, compute_dtype)
-  x, _ = jax.lax.scan(_remat(body, remat), x, params["blocks"])
+  x = _embed(params, x, decoder, compute_dtype)
+  layers = (params["blocks"], _per_layer(decoder))
+  x, _ = jax.lax.scan(_remat(body, remat), x, layers)
   last = jnp.take_along_axis(x, prompts.length[:, None, None] - 1, axis=1)
   first = jnp.broadcast_to(last[:, None], (p, g, 1, x.shape[-1]))
   rest = x[:, l:].reshape(p, g, c - 1, -1)
   hidden = jnp.concatenate([first, rest], axis=2)
-  return rms_norm(hidden, params["norm"], decoder.norm_eps)
+  return _norm(hidden, params["norm"], decoder)
 
 
 def logits(
@@ -367,12 +431,14 @@ def logits(
   precision: str = "default",
 ) -> Float[Array, "*T V"]:
   """Returns the logits of normed hidden states, in float32 or wider."""
-  tied = decoder_of(graphdef, params).tied
-  head = params["embed"] if tied else params["head"]
-  return jnp.einsum(
-    "...d,vd->...v" if tied else "...d,dv->...v",
+  decoder = decoder_of(graphdef, params)
+  head = params["embed"] if decoder.tied else params["head"]
+  out = jnp.einsum(
+    "...d,vd->...v" if decoder.tied else "...d,dv->...v",
     hidden,
     head.astype(hidden.dtype),
     precision=precision,
     preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
   )
+  cap = decoder.final_softcap
+  return cap * jnp.tanh(out / cap) if cap else out

@@ -1,8 +1,8 @@
 """Optimisers, learning-rate schedules, and the step that both losses share.
 
 AdamW, or Muon (arXiv:2502.16982) for the matrices inside the blocks with AdamW
-for embeddings, output head and norm scales.  Muon's updates are scaled to
-AdamW's root mean square, so that one learning rate serves both.
+for embeddings, output head, biases and norm scales.  Muon's updates are scaled
+to AdamW's root mean square, so that one learning rate serves both.
 """
 
 import functools
@@ -49,9 +49,9 @@ def _kinds(params: Any) -> Any:
 
 
 def _decayed(params: Any) -> Any:
-  """The tree of booleans: weight decay for all but norm scales."""
+  """The tree of booleans: weight decay for all but norm scales and biases."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: not _name(path).endswith("norm"), params
+    lambda path, _: not _name(path).endswith(("norm", "bias")), params
   )
 
 

@@ -24,12 +24,21 @@ def tensors(own: int, heads: int, kv_heads: int):
   return q, k, v, d * counts[:, :, None, None]
 
 
-def value_and_grads(function, own, heads, kv_heads):
+def value_and_grads(function, own, heads, kv_heads, **rule):
   q, k, v, d = tensors(own, heads, kv_heads)
-  loss = lambda q, k, v: jnp.sum(function(q, k, v, LENGTH, L, G) * d)
+  loss = lambda q, k, v: jnp.sum(function(q, k, v, LENGTH, L, G, **rule) * d)
   return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(q, k, v)
 
 
+@pytest.mark.parametrize(
+  "rule",
+  [
+    {},
+    {"window": 3},
+    {"window": 7, "softcap": 0.7, "scale": 0.3},
+    {"window": 2**30, "softcap": 2.0},
+  ],
+)
 @pytest.mark.parametrize(
   "own, heads, kv_heads, prompt_queries, own_queries",
   [
@@ -40,13 +49,15 @@ def value_and_grads(function, own, heads, kv_heads):
   ],
 )
 def test_output_and_gradients_equal_the_dense_softmax(
-  monkeypatch, own, heads, kv_heads, prompt_queries, own_queries
+  monkeypatch, own, heads, kv_heads, prompt_queries, own_queries, rule
 ):
   monkeypatch.setattr(attention, "_PROMPT_QUERIES", prompt_queries)
   monkeypatch.setattr(attention, "_OWN_QUERIES", own_queries)
   with jax.enable_x64(True):
-    want = value_and_grads(attention.dense, own, heads, kv_heads)
-    got = value_and_grads(attention.grouped, own, heads, kv_heads)
+    if "window" in rule:
+      rule = rule | {"window": jnp.array(rule["window"])}
+    want = value_and_grads(attention.dense, own, heads, kv_heads, **rule)
+    got = value_and_grads(attention.grouped, own, heads, kv_heads, **rule)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
@@ -64,6 +75,21 @@ def test_a_completion_sees_its_prompt_and_itself_only():
   looked = np.flatnonzero(np.abs(np.array(seen[2])).sum((1, 2)))
   assert looked.tolist() == [0, 1, 2, 3, 4, L + own, L + own + 1]
   assert np.abs(np.array(seen[:2])).sum() == 0
+
+
+def test_a_window_counts_positions_back_from_the_prompts_length():
+  """Token 1 of a completion after 5 tokens is at 6: with 4 it sees 3..6."""
+  own = 2
+  with jax.enable_x64(True):
+    q, k, v, _ = tensors(own, 2, 2)
+    query = L + 1 * own + 1
+    seen = jax.grad(
+      lambda v: attention.grouped(q, k, v, LENGTH, L, G, window=jnp.array(4))[
+        2, query
+      ].sum()
+    )(v)
+  looked = np.flatnonzero(np.abs(np.array(seen[2])).sum((1, 2)))
+  assert looked.tolist() == [3, 4, L + own, L + own + 1]
 
 
 def test_no_scores_outlive_their_block():
@@ -92,11 +118,14 @@ def test_long_prompts_are_cut_into_a_bounded_number_of_blocks():
   assert attention._prompt_blocks(300) == [(0, 256), (256, 300)]
 
 
-def test_decoding_one_token_equals_its_row_of_the_whole():
+@pytest.mark.parametrize("window", [None, 2, 4])
+def test_decoding_one_token_equals_its_row_of_the_whole(window):
   own, heads, kv_heads = 3, 4, 2
   with jax.enable_x64(True):
     q, k, v, _ = tensors(own, heads, kv_heads)
-    whole = attention.dense(q, k, v, LENGTH, L, G)
+    rule = {"softcap": 0.7, "scale": 0.3, "window": jnp.array(window or 0)}
+    rule = rule if window else {}
+    whole = attention.dense(q, k, v, LENGTH, L, G, **rule)
     cut = lambda x: x[:, L:].reshape(3, G, own, *x.shape[2:])
     heads_first = lambda x: cut(x).transpose(0, 3, 1, 2, 4)
     got = attention.decode(
@@ -104,5 +133,6 @@ def test_decoding_one_token_equals_its_row_of_the_whole():
       (k[:, :L].transpose(0, 2, 3, 1), v[:, :L].transpose(0, 2, 1, 3), LENGTH),
       (heads_first(k), heads_first(v), jnp.array(2)),
       (cut(k)[:, :, 2], cut(v)[:, :, 2]),
+      **rule,
     )
   np.testing.assert_allclose(got, cut(whole)[:, :, 2], rtol=0, atol=1e-12)

@@ -152,6 +152,30 @@ def test_two_stages_of_one_name_are_refused():
     )
 
 
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"pattern": ""}, "pattern='' must consist of the letters"),
+    ({"pattern": "GX"}, "pattern='GX' must consist of the letters"),
+    ({"pattern": "LG"}, "window=0 does not fit pattern='LG'"),
+    ({"window": 8}, "window=8 does not fit pattern='G'"),
+    ({"activation": "relu"}, "activation='relu' must be one of silu, gelu"),
+    ({"rope_scaling": "yarn"}, "rope_scaling='yarn' must be one of"),
+    ({"rope_factor": 0.0}, "rope_factor=0.0 must be greater than 0"),
+    ({"rope_low": 4.0}, "rope_high=4.0 must exceed rope_low=4.0"),
+    ({"attn_softcap": -1.0}, "attn_softcap=-1.0 must be 0 or more"),
+  ],
+)
+def test_a_decoder_that_cannot_be_is_refused(changes, message):
+  with pytest.raises(UserError, match=message):
+    config.Decoder(**changes)
+
+
+def test_a_pattern_repeats_over_the_depth():
+  decoder = config.Decoder(layers=7, pattern="LLG", window=4)
+  assert decoder.kinds == "LLGLLGL"
+
+
 if __name__ == "__main__":
   FROZEN.write_text(frozen(), "utf-8")
 

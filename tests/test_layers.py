@@ -17,7 +17,7 @@ LAYERS = (
   ("verifiers",),
   ("rewards", "trust_score"),
   ("masked", "mesh", "types"),
-  ("attention", "grpo_loss", "optim"),
+  ("attention", "grpo_loss", "optim", "rotary"),
   # Layer 2.
   ("consistency", "model", "report", "scoring", "selective", "tokenizer"),
   ("baselines", "pipeline"),

@@ -33,6 +33,10 @@ def test_the_tree_has_the_documented_shapes(name):
   }
   if decoder.qk_norm:
     blocks |= {"q_norm": (y, h), "k_norm": (y, h)}
+  if decoder.qkv_bias:
+    blocks |= {"q_bias": (y, n, h), "k_bias": (y, k, h), "v_bias": (y, k, h)}
+  if decoder.post_norms:
+    blocks |= {"post_attn_norm": (y, d), "post_mlp_norm": (y, d)}
   want = {"embed": (v, d), "blocks": blocks, "norm": (d,)}
   if not decoder.tied:
     want |= {"head": (d, v)}

@@ -67,6 +67,17 @@ def test_first_adamw_step_is_the_rate_times_the_sign():
   np.testing.assert_allclose(got["up"], [-0.1, 0.1], rtol=1e-4)
 
 
+def test_weight_decay_spares_biases():
+  cfg = config.Optimizer(
+    lr=0.1, warmup=0.0, schedule="constant", weight_decay=0.5
+  )
+  params = {"blocks": {"q_bias": jnp.ones((2, 3)), "q": jnp.ones((2, 4, 3))}}
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  got = _one_update(cfg, zeros, params)["blocks"]
+  np.testing.assert_array_equal(got["q_bias"], 0)
+  np.testing.assert_allclose(got["q"], -0.05, rtol=1e-6)
+
+
 def test_weight_decay_spares_norm_scales():
   cfg = config.Optimizer(
     lr=0.1, warmup=0.0, schedule="constant", weight_decay=0.5

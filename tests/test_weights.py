@@ -258,8 +258,8 @@ def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
   [
     ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel"),
     (
-      {"rope_scaling": {"rope_type": "llama3"}},
-      "rope_scaling of type 'llama3'",
+      {"rope_scaling": {"rope_type": "longrope"}},
+      "rope_scaling of type 'longrope'",
     ),
     (
       {"rope_parameters": {"rope_type": "yarn"}},
@@ -276,6 +276,28 @@ def test_unreadable_gguf_and_unknown_architecture_are_refused(tmp_path):
     ({"num_hidden_layers": 10**9}, "config.json: layers=1000000000 must be"),
     ({"num_key_value_heads": 3}, "config.json: heads=4 is not divisible by"),
     ({"hidden_size": None}, "config.json cannot be read"),
+    ({"model_type": "mllama"}, "model_type='mllama'"),
+    ({"num_experts": 8}, "num_experts=8 is not supported"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ({"pretraining_tp": 2}, "pretraining_tp=2"),
+    ({"sliding_window": 64}, "sliding_window=64"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type 'dynamic'"),
+    (
+      {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "beta": 1}},
+      "of type 'linear': beta=1",
+    ),
+    ({"rope_scaling": {"rope_type": "linear"}}, "no field 'factor'"),
+    (
+      {"rope_parameters": {"partial_rotary_factor": 0.5}},
+      "partial_rotary_factor is not supported",
+    ),
+    (
+      {
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "rope_parameters": {"rope_type": "default"},
+      },
+      "rope_parameters and rope_scaling are both there",
+    ),
     ({"intermediate_size": 32}, r"gate_proj.weight has shape \(96, 64\)"),
   ],
 )
@@ -286,6 +308,79 @@ def test_what_the_decoder_cannot_be_is_refused_by_name(
   path = tmp_path / "config.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
   with pytest.raises(UserError, match=message):
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "architecture, changes, message",
+  [
+    ("Qwen2", {"attention_bias": True}, "attention_bias=True"),
+    ("Qwen2", {"layer_types": ["full_attention"]}, "names 1 of 2 layers"),
+    ("Qwen2", {"layer_types": ["chunked", "chunked"]}, "type 'chunked'"),
+    (
+      "Qwen3",
+      {"layer_types": ["full_attention", "sliding_attention"]},
+      "does not fit use_sliding_window=False",
+    ),
+    ("Mistral", {"sliding_window": 0}, "sliding_window=0 is not supported"),
+    ("SmolLM3", {"no_rope_layers": [1]}, "no_rope_layers names 1 of 2"),
+    ("Gemma2", {"sliding_window": None}, "sliding_window=None"),
+    ("Gemma2", {"hidden_activation": "gelu"}, "hidden_activation='gelu'"),
+    ("Gemma2", {"use_bidirectional_attention": True}, "bidirectional_attent"),
+    ("Gemma3", {"attn_logit_softcapping": 9.0}, "attn_logit_softcapping=9.0"),
+    (
+      "Gemma3",
+      {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}},
+      "rope_parameters of type 'yarn'",
+    ),
+    (
+      "Gemma3",
+      {
+        "rope_parameters": {
+          "sliding_attention": {"rope_type": "linear", "factor": 2.0}
+        }
+      },
+      "rope_parameters of local layers",
+    ),
+    (
+      "Gemma3",
+      {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+      "rope_parameters=.* is not supported",
+    ),
+  ],
+)
+def test_what_no_model_of_a_family_has_is_refused(
+  tmp_path, architecture, changes, message
+):
+  fields = {
+    "architectures": [f"{architecture}ForCausalLM"],
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+  }
+  (tmp_path / "config.json").write_text(json.dumps(fields | changes))
+  with pytest.raises(UserError, match=message):
+    load(tmp_path)
+
+
+def test_a_decoder_that_no_family_has_is_not_written(tmp_path):
+  odd = config.Decoder(**(vars(LLAMA) | {"final_softcap": 5.0}))
+  with pytest.raises(UserError, match="no architecture of transformers has"):
+    weights.save(tmp_path, odd, random_params(odd))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_tensors_of_whole_numbers_are_refused(tmp_path, dtype):
+  """What a quantised model would hold, whatever its config.json says."""
+  params = random_params(LLAMA)
+  weights.save(tmp_path, LLAMA, params)
+  file = tmp_path / "model.safetensors"
+  tensors = safetensors.numpy.load_file(file)
+  tensors = {name: t.astype(dtype) for name, t in tensors.items()}
+  safetensors.numpy.save_file(tensors, file)
+  with pytest.raises(UserError, match="is stored as U?I8, which is not"):
     load(tmp_path)
 
 

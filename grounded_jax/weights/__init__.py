@@ -9,6 +9,8 @@ import functools
 from typing import Any
 
 import jax
+from jaxtyping import Float
+from numpy import ndarray
 
 from grounded_jax import config, files
 from grounded_jax.records import UserError, reading
@@ -17,8 +19,6 @@ from grounded_jax.weights.checkpoint import Checkpoint
 from grounded_jax.weights.hf_directory import save
 
 __all__ = ["Checkpoint", "decoder", "load", "read", "save"]
-
-_READERS = {"gguf": gguf_file.read, "hf": hf_directory.read}
 
 
 def read(model: config.Model) -> Checkpoint:
@@ -31,7 +31,9 @@ def read(model: config.Model) -> Checkpoint:
     raise UserError("model.path is empty: there are no weights to read.")
   found = files.find(model.path)
   with reading(f"The model {found.path}", "fetch its files again"):
-    return _READERS[found.kind](found.path)
+    if found.kind == "gguf":
+      return gguf_file.read(found.path)
+    return hf_directory.read(found.path, found.bucket)
 
 
 def decoder(model: config.Model) -> config.Decoder:
@@ -52,22 +54,46 @@ def load(model: config.Model, abstract: Any, shardings: Any = None) -> Any:
   for row in table.rows(checkpoint.decoder):
     get = functools.partial(functools.reduce, dict.__getitem__, row.path)
     want = get(abstract)
-    leaf = table.leaf(row, checkpoint.decoder, checkpoint.tensor, want.dtype)
-    if leaf.shape != want.shape:
+    shape = table.leaf_shape(row, checkpoint.decoder)
+    if shape != want.shape:
       raise UserError(
-        f"{checkpoint.path}: {'.'.join(row.path)} has shape {leaf.shape}, the"
+        f"{checkpoint.path}: {'.'.join(row.path)} has shape {shape}, the"
         f" model built for it {want.shape}."
       )
     sharding = get(shardings) if shardings is not None else None
     node = out
     for name in row.path[:-1]:
       node = node.setdefault(name, {})
-    node[row.path[-1]] = _place(leaf, sharding)
+    node[row.path[-1]] = _leaf(checkpoint, row, want, sharding)
   return out
 
 
-def _place(leaf: Any, sharding: Any) -> jax.Array:
+def _leaf(
+  checkpoint: Checkpoint, row: table.Row, want: Any, sharding: Any
+) -> jax.Array:
+  """A leaf, of which each device's part alone is read, one after another."""
   if sharding is None:
-    return jax.device_put(leaf)
-  # Each process hands over its own shards, and compares none with others.
-  return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  parts = {}  # of devices that hold the same one
+  for device, index in sharding.addressable_devices_indices_map(
+    want.shape
+  ).items():
+    key = tuple(
+      part.indices(n) for part, n in zip(index, want.shape, strict=True)
+    )
+    parts.setdefault(key, (index, []))[1].append(device)
+  arrays = []
+  for index, devices in parts.values():
+    host = _host_part(checkpoint, row, want, index)
+    arrays += [jax.device_put(host, device) for device in devices]
+    # Before the next part is read this one leaves the host.
+    jax.block_until_ready(arrays)
+    del host
+  return jax.make_array_from_single_device_arrays(want.shape, sharding, arrays)
+
+
+def _host_part(
+  checkpoint: Checkpoint, row: table.Row, want: Any, index: table.Index
+) -> Float[ndarray, "..."]:
+  decoder = checkpoint.decoder
+  return table.part(row, decoder, checkpoint.tensor, want.dtype, index)

@@ -1,6 +1,7 @@
 """What every reader of model files gives: a shape, and tensors on demand."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,8 +20,9 @@ class Checkpoint:
 
   path: pathlib.Path
   decoder: config.Decoder
-  # The tensor of a Hugging Face name, as [outputs, inputs].
-  tensor: Callable[[str], Float[ndarray, "..."]]
+  # A part of the tensor of a Hugging Face name, as [outputs, inputs]; a head
+  # is never cut.
+  tensor: Callable[[str, table.Index], Float[ndarray, "..."]]
 
 
 def make_decoder(path: pathlib.Path, **sizes: Any) -> config.Decoder:
@@ -32,7 +34,7 @@ def make_decoder(path: pathlib.Path, **sizes: Any) -> config.Decoder:
 
 
 def check(
-  path: pathlib.Path,
+  path: os.PathLike,
   decoder: config.Decoder,
   shapes: Mapping[str, tuple[int, ...]],
   ignored: Callable[[str], bool] = lambda name: False,

@@ -1,10 +1,13 @@
-"""GGUF files, dequantised: llama and qwen3 architectures.
+"""GGUF files, dequantised: the architectures that llama.cpp names alike.
 
-The converter of llama.cpp interleaves the two halves of each rotary head of
-Llama's q and k; that is undone here, so that rotate-half applies.
+Its converter interleaves the two halves of each rotary head of Llama's q and
+k (Mistral's too, which it calls llama) and adds 1 to Gemma's norm scales; both
+are undone here.  What llama.cpp knows of an architecture without reading it
+(Gemma's pattern of layers and local rotary base) is stated here.
 """
 
 import functools
+import math
 import pathlib
 from typing import Any
 
@@ -16,7 +19,25 @@ from grounded_jax import config
 from grounded_jax.records import UserError
 from grounded_jax.weights import checkpoint, table
 
-_ARCHITECTURES = ("llama", "qwen3")
+_GEMMA = {
+  "activation": "gelu",
+  "post_norms": True,
+  "plus_one": True,
+  "scaled_embed": True,
+}
+# What all models of an architecture have.
+_ARCHITECTURES = {
+  "llama": {},
+  "qwen2": {"qkv_bias": True},
+  "qwen3": {"qk_norm": True},
+  "gemma2": _GEMMA | {"pattern": "LG"},
+  "gemma3": _GEMMA
+  | {"pattern": "LLLLLG", "qk_norm": True, "local_rope_theta": 10_000.0},
+}
+# The 27B models, by their depth: scores over embed / heads, not head_dim.
+_SHARED_SCALAR = {"gemma2": 46, "gemma3": 62}
+_PART = 2**22  # weights dequantised at once
+_FACTORS = "rope_freqs.weight"
 _TYPES = gguf.GGMLQuantizationType
 # Whole floats and the quantisations that llama.cpp writes by default.
 _READABLE = (
@@ -54,35 +75,60 @@ def read(path: pathlib.Path) -> checkpoint.Checkpoint:
     names.get(name, name): tuple(int(n) for n in tensor.shape[::-1])
     for name, tensor in tensors.items()
   }
-  checkpoint.check(path, decoder, shapes)
+  checkpoint.check(path, decoder, shapes, lambda name: name == _FACTORS)
   by_hf = {hf: tensors[name] for name, hf in names.items()}
-  permuted = _architecture(path, reader) == "llama"
   return checkpoint.Checkpoint(
     path=path,
     decoder=decoder,
-    tensor=functools.partial(_tensor, by_hf, decoder, permuted),
+    tensor=functools.partial(
+      _tensor, by_hf, decoder, _architecture(path, reader)
+    ),
   )
 
 
 def _tensor(
-  tensors: dict[str, Any], decoder: config.Decoder, permuted: bool, name: str
+  tensors: dict[str, Any],
+  decoder: config.Decoder,
+  architecture: str,
+  name: str,
+  index: table.Index,
 ) -> Float[np.ndarray, "..."]:
-  stored = tensors[name]
-  value = gguf.dequantize(stored.data, stored.tensor_type)
-  value = value.reshape(tuple(int(n) for n in stored.shape[::-1]))
-  if permuted and name.endswith("q_proj.weight"):
-    return _halves(value, decoder.heads)
-  if permuted and name.endswith("k_proj.weight"):
-    return _halves(value, decoder.kv_heads)
+  value = _dequantized(tensors[name], index)
+  if architecture == "llama" and name.endswith(
+    ("q_proj.weight", "k_proj.weight")
+  ):
+    return _halves(value, decoder.head_dim)
+  if architecture.startswith("gemma") and name.endswith("norm.weight"):
+    return value - 1
   return value
 
 
+def _dequantized(stored: Any, index: table.Index) -> Float[np.ndarray, "..."]:
+  """A part of a tensor, some of its rows at a time."""
+  shape = [int(n) for n in stored.shape[::-1]]
+  rows, *columns = (
+    range(*part.indices(n)) for part, n in zip(index, shape, strict=True)
+  )
+  cut = tuple(slice(c.start, c.stop) for c in columns)
+  out = np.empty([len(rows), *map(len, columns)], np.float32)
+  step = max(_PART // math.prod(shape[1:]), 1)
+  for row in range(0, len(rows), step):
+    count = min(step, len(rows) - row)
+    first = rows.start + row
+    data = stored.data[first : first + count]
+    value = gguf.dequantize(data, stored.tensor_type)
+    out[row : row + count] = value.reshape(count, *shape[1:])[
+      (slice(None), *cut)
+    ]
+  return out
+
+
 def _halves(
-  value: Float[np.ndarray, "NH D"], heads: int
+  value: Float[np.ndarray, "NH D"], head_dim: int
 ) -> Float[np.ndarray, "NH D"]:
   """Rows (pair, half) of each head reordered to (half, pair)."""
   rows, inputs = value.shape
-  pairs = value.reshape(heads, rows // heads // 2, 2, inputs)
+  pairs = value.reshape(rows // head_dim, head_dim // 2, 2, inputs)
   return pairs.swapaxes(1, 2).reshape(rows, inputs)
 
 
@@ -109,7 +155,7 @@ def _decoder(
   kind = _architecture(path, reader)
   get = lambda name: _field(path, reader, f"{kind}.{name}")
   has = lambda name: reader.get_field(f"{kind}.{name}") is not None
-  _refuse(path, get, has, tensors)
+  _refuse(path, get, has, kind)
   if "token_embd.weight" not in tensors:
     raise UserError(f"{path} lacks the tensor token_embd.weight.")
   heads = int(get("attention.head_count"))
@@ -124,31 +170,96 @@ def _decoder(
       " rotary embeddings are not supported."
     )
   grouped = has("attention.head_count_kv")
-  return checkpoint.make_decoder(
-    path,
-    layers=int(get("block_count")),
-    embed=embed,
-    mlp=int(get("feed_forward_length")),
-    heads=heads,
-    kv_heads=int(get("attention.head_count_kv")) if grouped else heads,
-    head_dim=head_dim,
-    vocab=int(tensors["token_embd.weight"].shape[1]),
-    rope_theta=float(get("rope.freq_base")) if has("rope.freq_base") else 1e4,
-    norm_eps=float(get("attention.layer_norm_rms_epsilon")),
-    tied="output.weight" not in tensors,
-    qk_norm=kind == "qwen3",
-  )
+  theta = float(get("rope.freq_base")) if has("rope.freq_base") else 1e4
+  fields = {
+    "layers": int(get("block_count")),
+    "embed": embed,
+    "mlp": int(get("feed_forward_length")),
+    "heads": heads,
+    "kv_heads": int(get("attention.head_count_kv")) if grouped else heads,
+    "head_dim": head_dim,
+    "vocab": int(tensors["token_embd.weight"].shape[1]),
+    "rope_theta": theta,
+    "norm_eps": float(get("attention.layer_norm_rms_epsilon")),
+    "tied": "output.weight" not in tensors,
+  }
+  fields |= _ARCHITECTURES[kind] | _scaling(path, get, has)
+  if _FACTORS in tensors:
+    fields |= _llama3(path, tensors[_FACTORS], fields, get, has)
+  if kind.startswith("gemma"):
+    fields |= _gemma(kind, fields, get, has)
+  return checkpoint.make_decoder(path, **fields)
 
 
-def _refuse(path: pathlib.Path, get: Any, has: Any, tensors: Any) -> None:
-  """Raises UserError for what the decoder would silently leave out."""
-  scaling = get("rope.scaling.type") if has("rope.scaling.type") else "none"
-  if scaling == "none" and "rope_freqs.weight" in tensors:
-    scaling = "rope_freqs.weight"
-  if scaling != "none":
+def _gemma(kind: str, fields: dict[str, Any], get: Any, has: Any) -> dict:
+  out = {"window": int(get("attention.sliding_window"))}
+  if _SHARED_SCALAR[kind] == fields["layers"]:
+    out["query_scalar"] = fields["embed"] / fields["heads"]
+  for name, ours in (
+    ("attn_logit_softcapping", "attn_softcap"),
+    ("final_logit_softcapping", "final_softcap"),
+  ):
+    if has(name):
+      out[ours] = float(get(name))
+  if has("rope.freq_base_swa"):
+    out["local_rope_theta"] = float(get("rope.freq_base_swa"))
+  if has("attention.sliding_window_pattern"):
+    pattern = get("attention.sliding_window_pattern")
+    if isinstance(pattern, list):
+      out["pattern"] = "".join("L" if local else "G" for local in pattern)
+    else:
+      out["pattern"] = "L" * (int(pattern) - 1) + "G"
+  return out
+
+
+def _scaling(path: pathlib.Path, get: Any, has: Any) -> dict[str, Any]:
+  kind = get("rope.scaling.type") if has("rope.scaling.type") else "none"
+  if kind == "none":
+    return {}
+  if kind != "linear":
     raise UserError(
-      f"{path} scales its rotary positions ({scaling}): not supported."
+      f"{path} scales its rotary positions ({kind}): not supported."
     )
-  for name in ("expert_count", "attention.sliding_window"):
+  factor = float(get("rope.scaling.factor"))
+  return {"rope_scaling": "linear", "rope_factor": factor}
+
+
+def _llama3(
+  path: pathlib.Path, stored: Any, fields: dict, get: Any, has: Any
+) -> dict[str, Any]:
+  """Llama 3's scaling, of which the file holds the outcome alone.
+
+  What each frequency is divided by follows from a factor, which is its
+  maximum, and three numbers that all of these models share.
+  """
+  got = gguf.dequantize(stored.data, stored.tensor_type).ravel()
+  length = "rope.scaling.original_context_length"
+  original = int(get(length)) if has(length) else 8192
+  out = {
+    "rope_scaling": "llama3",
+    "rope_factor": float(got.max()),
+    "rope_low": 1.0,
+    "rope_high": 4.0,
+    "rope_original": original,
+  }
+  half = fields["head_dim"] // 2
+  speed = fields["rope_theta"] ** -(np.arange(half) / half)
+  turns = original * speed / (2 * np.pi)
+  fast = np.clip((turns - 1.0) / 3.0, 0, 1)
+  want = 1 / ((1 - fast) / out["rope_factor"] + fast)
+  if got.shape != want.shape or not np.allclose(got, want, rtol=1e-4):
+    raise UserError(
+      f"{path}: {_FACTORS} is not the scaling of Llama 3, the only one that is"
+      " supported in this form."
+    )
+  return out if out["rope_factor"] > 1 else {}
+
+
+def _refuse(path: pathlib.Path, get: Any, has: Any, kind: str) -> None:
+  """Raises UserError for what the decoder would silently leave out."""
+  names = ["expert_count"]
+  if not kind.startswith("gemma"):
+    names.append("attention.sliding_window")
+  for name in names:
     if has(name) and get(name):
       raise UserError(f"{path} sets {name}={get(name)}: not supported.")

@@ -3,58 +3,58 @@
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
 from grounded_jax import config
 from grounded_jax.records import UserError, reading
-from grounded_jax.weights import checkpoint, table
+from grounded_jax.weights import (
+  checkpoint,
+  hf_config,
+  hf_settings,
+  ranged,
+  table,
+)
 
-_ARCHITECTURES = {
-  "LlamaForCausalLM": False,
-  "Qwen3ForCausalLM": True,
-}  # QK norm
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-# What a field must be for the decoder to compute the model; absent is fine.
-_REQUIRED = {
-  "hidden_act": ("silu",),
-  "attention_bias": (False,),
-  "mlp_bias": (False,),
-  "use_sliding_window": (False,),
-  "quantization_config": (None,),
-  "partial_rotary_factor": (None, 1.0),
-  "pretraining_tp": (None, 1),
-}
 
 
-def read(path: pathlib.Path) -> checkpoint.Checkpoint:
+def read(
+  path: pathlib.Path, bucket: epath.Path | None = None
+) -> checkpoint.Checkpoint:
   """The model in a directory with config.json and safetensors.
+
+  Args:
+    path: where config.json is.
+    bucket: where the safetensors are read by byte ranges; None = `path`.
 
   Raises:
     UserError: files are missing or broken, or a model that the decoder cannot
       be; the sentence names the file or the field.
   """
-  settings = path / "config.json"
-  with reading(str(settings), "fetch it again"):
-    decoder = _decoder(settings)
-  where = _shards(path)
-  files, shapes = {}, {}
-  for name, file in where.items():
-    if file not in files:
-      files[file] = _open(file)
-    shapes[name] = tuple(files[file].get_slice(name).get_shape())
+  file = path / "config.json"
+  with reading(str(file), "fetch it again"):
+    decoder = hf_config.decoder(file, _json(file))
+  place = path if bucket is None else bucket
+  opener = _open if bucket is None else ranged.File
+  where = _shards(place, opener)
+  files = {file: opener(file) for file in dict.fromkeys(where.values())}
+  slices = {name: files[file].get_slice(name) for name, file in where.items()}
+  shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
   # A tied model may still hold its head, and old ones their rotary tables.
   unused = lambda name: name == "lm_head.weight" or name.endswith(".inv_freq")
-  checkpoint.check(path, decoder, shapes, unused)
+  checkpoint.check(place, decoder, shapes, unused)
   return checkpoint.Checkpoint(
     path=path,
     decoder=decoder,
-    tensor=lambda name: files[where[name]].get_tensor(name),
+    tensor=lambda name, index: slices[name][index],
   )
 
 
@@ -68,7 +68,7 @@ def save(
 
   Args:
     path: a directory, made if it does not exist.
-    decoder: the model's shape; Qwen3's layout if it has QK norms.
+    decoder: the model's shape, which some family must have.
     params: the parameter tree.
     dtype: stored as, "" = as the parameters are.
   """
@@ -80,53 +80,32 @@ def save(
   stored = next(iter(tensors.values())).dtype.name
   path.mkdir(parents=True, exist_ok=True)
   safetensors.numpy.save_file(tensors, path / _SINGLE, {"format": "pt"})
-  settings = json.dumps(_settings(decoder, stored), indent=2)
+  settings = json.dumps(hf_settings.settings(decoder, stored), indent=2)
   (path / "config.json").write_text(settings + "\n", "utf-8")
 
 
-def _settings(decoder: config.Decoder, dtype: str) -> dict[str, Any]:
-  architecture = "Qwen3" if decoder.qk_norm else "Llama"
-  return {
-    "architectures": [f"{architecture}ForCausalLM"],
-    "model_type": architecture.lower(),
-    "vocab_size": decoder.vocab,
-    "hidden_size": decoder.embed,
-    "intermediate_size": decoder.mlp,
-    "num_hidden_layers": decoder.layers,
-    "num_attention_heads": decoder.heads,
-    "num_key_value_heads": decoder.kv_heads,
-    "head_dim": decoder.head_dim,
-    "rope_theta": decoder.rope_theta,
-    "rms_norm_eps": decoder.norm_eps,
-    "tie_word_embeddings": decoder.tied,
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "torch_dtype": dtype,
-  }
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def _json(path: pathlib.Path | epath.Path) -> dict[str, Any]:
   if not path.is_file():
     raise UserError(
       f"There is no {path.name} in {path.parent}: give a whole Hugging Face"
       " directory, as `hf download NAME --local-dir DIR` makes it."
     )
   try:
-    return json.loads(path.read_text("utf-8"))
+    return json.loads(path.read_text())
   except json.JSONDecodeError as error:
     raise UserError(
       f"{path} line {error.lineno} is not JSON: {error.msg}."
     ) from None
 
 
-def _shards(path: pathlib.Path) -> dict[str, pathlib.Path]:
+def _shards(
+  path: pathlib.Path | epath.Path, opener: Callable[[Any], Any]
+) -> dict[str, pathlib.Path | epath.Path]:
   """The file of each tensor."""
   if (path / _INDEX).is_file():
     where = {n: path / f for n, f in _json(path / _INDEX)["weight_map"].items()}
-    missing = sorted(
-      {file.name for file in where.values() if not file.exists()}
-    )
+    files = dict.fromkeys(where.values())
+    missing = sorted(file.name for file in files if not file.exists())
     if missing:
       raise UserError(
         f"{path / _INDEX} names {missing[0]}, which is not there: the download"
@@ -138,61 +117,21 @@ def _shards(path: pathlib.Path) -> dict[str, pathlib.Path]:
       f"{path} holds neither {_SINGLE} nor {_INDEX}: only safetensors are read;"
       " get them with `hf download NAME --local-dir DIR`."
     )
-  return {name: path / _SINGLE for name in _open(path / _SINGLE).keys()}
+  return {name: path / _SINGLE for name in opener(path / _SINGLE).keys()}
 
 
 def _open(file: pathlib.Path) -> Any:
   try:
-    return safetensors.safe_open(file, framework="np")
+    tensors = safetensors.safe_open(file, framework="np")
   except safetensors.SafetensorError as error:
     raise UserError(
       f"{file} is not a whole safetensors file ({error}): fetch it again."
     ) from None
-
-
-def _decoder(path: pathlib.Path) -> config.Decoder:
-  settings = _json(path)
-  names = settings.get("architectures") or ["none stated"]
-  if names[0] not in _ARCHITECTURES:
-    raise UserError(
-      f"{path} describes a model of the architecture {names[0]}; supported are"
-      f" {', '.join(_ARCHITECTURES)}."
-    )
-  for name, allowed in _REQUIRED.items():
-    if name in settings and settings[name] not in allowed:
-      raise UserError(f"{path}: {name}={settings[name]!r} is not supported.")
-  kinds = set(settings.get("layer_types") or ()) - {"full_attention"}
-  if kinds:
-    raise UserError(f"{path}: layer type {min(kinds)!r} is not supported.")
-  try:
-    heads, embed = settings["num_attention_heads"], settings["hidden_size"]
-    return checkpoint.make_decoder(
-      path,
-      layers=settings["num_hidden_layers"],
-      embed=embed,
-      mlp=settings["intermediate_size"],
-      heads=heads,
-      kv_heads=settings.get("num_key_value_heads") or heads,
-      head_dim=settings.get("head_dim") or embed // heads,
-      vocab=settings["vocab_size"],
-      rope_theta=_rope_theta(path, settings),
-      norm_eps=float(settings["rms_norm_eps"]),
-      tied=settings.get("tie_word_embeddings", False),
-      qk_norm=_ARCHITECTURES[names[0]],
-    )
-  except KeyError as error:
-    raise UserError(f"{path} has no field {error.args[0]!r}.") from None
-
-
-def _rope_theta(path: pathlib.Path, settings: dict[str, Any]) -> float:
-  """The rotary base; any scaling of positions is refused by its name."""
-  # transformers 5 writes rope_parameters, older releases rope_scaling.
-  for name in ("rope_scaling", "rope_parameters"):
-    rope = settings.get(name) or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-      raise UserError(f"{path}: {name} of type {kind!r} is not supported.")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-      raise UserError(f"{path}: partial_rotary_factor is not supported.")
-  rope = settings.get("rope_parameters") or {}
-  return float(settings.get("rope_theta", rope.get("rope_theta", 10_000.0)))
+  for name in tensors.keys():
+    kind = tensors.get_slice(name).get_dtype()
+    if kind not in ranged.DTYPES:
+      raise UserError(
+        f"{file}: the tensor {name} is stored as {kind}, which is not"
+        " supported; use the unquantised model."
+      )
+  return tensors

@@ -2,10 +2,12 @@
 
 Files hold a matrix as [outputs, inputs], a layer at a time, heads folded into
 rows.  Our leaves are [layers, inputs..., outputs...] with heads apart: a leaf
-is the transpose, reshaped; `inputs` counts the leaf's input axes.
+is the transpose, reshaped; `inputs` counts the leaf's input axes.  Read in one
+direction it imports, in the other it exports.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +16,7 @@ from jaxtyping import Float
 from grounded_jax import config
 
 Path = tuple[str, ...]
+Index = tuple[slice, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class Row:
   gguf: str
   axes: str
   inputs: int  # leading axes that are inputs; 0 = stored as it is
+  folded: bool = False  # no inputs, but heads are folded into one axis
 
   @property
   def stacked(self) -> bool:
@@ -41,6 +45,17 @@ def _block(name: str, hf: str, gguf: str, axes: str, inputs: int) -> Row:
   )
 
 
+def _bias(name: str, axes: str) -> Row:
+  return Row(
+    path=("blocks", f"{name}_bias"),
+    hf=f"model.layers.{{}}.self_attn.{name}_proj.bias",
+    gguf=f"blk.{{}}.attn_{name}.bias",
+    axes=axes,
+    inputs=0,
+    folded=True,
+  )
+
+
 _ROWS = (
   Row(
     path=("embed",),
@@ -54,7 +69,6 @@ _ROWS = (
   _block("k", "self_attn.k_proj", "attn_k", "D K H", 1),
   _block("v", "self_attn.v_proj", "attn_v", "D K H", 1),
   _block("o", "self_attn.o_proj", "attn_output", "N H D", 2),
-  _block("mlp_norm", "post_attention_layernorm", "ffn_norm", "D", 0),
   _block("gate", "mlp.gate_proj", "ffn_gate", "D F", 1),
   _block("up", "mlp.up_proj", "ffn_up", "D F", 1),
   _block("down", "mlp.down_proj", "ffn_down", "F D", 1),
@@ -66,10 +80,23 @@ _ROWS = (
     inputs=0,
   ),
 )
+# The norm before the MLP: with norms after the parts as well (Gemma), its name
+# in Hugging Face's files is that of the norm after the attention in others.
+_NORMS = (_block("mlp_norm", "post_attention_layernorm", "ffn_norm", "D", 0),)
+_POST_NORMS = (
+  _block(
+    "post_attn_norm", "post_attention_layernorm", "post_attention_norm", "D", 0
+  ),
+  _block("mlp_norm", "pre_feedforward_layernorm", "ffn_norm", "D", 0),
+  _block(
+    "post_mlp_norm", "post_feedforward_layernorm", "post_ffw_norm", "D", 0
+  ),
+)
 _QK_NORM = (
   _block("q_norm", "self_attn.q_norm", "attn_q_norm", "H", 0),
   _block("k_norm", "self_attn.k_norm", "attn_k_norm", "H", 0),
 )
+_QKV_BIAS = (_bias("q", "N H"), _bias("k", "K H"), _bias("v", "K H"))
 _HEAD = Row(
   path=("head",),
   hf="lm_head.weight",
@@ -80,10 +107,14 @@ _HEAD = Row(
 
 
 def rows(decoder: config.Decoder) -> tuple[Row, ...]:
-  """The rows that a decoder has: QK norms and a head only if it has them."""
-  norms = _QK_NORM if decoder.qk_norm else ()
-  head = () if decoder.tied else (_HEAD,)
-  return _ROWS + norms + head
+  """The rows that a decoder has: the optional ones only if it has them."""
+  return (
+    *_ROWS,
+    *(_POST_NORMS if decoder.post_norms else _NORMS),
+    *(_QK_NORM if decoder.qk_norm else ()),
+    *(_QKV_BIAS if decoder.qkv_bias else ()),
+    *(() if decoder.tied else (_HEAD,)),
+  )
 
 
 def layer_shape(row: Row, decoder: config.Decoder) -> tuple[int, ...]:
@@ -102,12 +133,17 @@ def layer_shape(row: Row, decoder: config.Decoder) -> tuple[int, ...]:
 def stored_shape(row: Row, decoder: config.Decoder) -> tuple[int, ...]:
   """The shape of a row's tensor in a file: [outputs, inputs]."""
   shape = layer_shape(row, decoder)
+  if row.folded:
+    return (math.prod(shape),)
   if not row.inputs:
     return shape
-  return (
-    int(np.prod(shape[row.inputs :])),
-    int(np.prod(shape[: row.inputs])),
-  )
+  return (math.prod(shape[row.inputs :]), math.prod(shape[: row.inputs]))
+
+
+def leaf_shape(row: Row, decoder: config.Decoder) -> tuple[int, ...]:
+  """The shape of a row's whole leaf, layers first if it is stacked."""
+  shape = layer_shape(row, decoder)
+  return (decoder.layers, *shape) if row.stacked else shape
 
 
 def layers(row: Row, decoder: config.Decoder) -> range:
@@ -115,20 +151,72 @@ def layers(row: Row, decoder: config.Decoder) -> range:
   return range(decoder.layers if row.stacked else 1)
 
 
+def _fold(index: Index, shape: tuple[int, ...]) -> slice:
+  """The stored rows or columns of a part of axes that files fold into one.
+
+  Only the first axis may be cut: the others must be whole.
+  """
+  first, *rest = index
+  for part, size in zip(rest, shape[1:], strict=True):
+    if part.indices(size) != (0, size, 1):
+      raise ValueError(f"the axes {shape} are cut within a head: {index}.")
+  start, stop, _ = first.indices(shape[0])
+  inner = math.prod(shape[1:])
+  return slice(start * inner, stop * inner)
+
+
+def stored_index(row: Row, decoder: config.Decoder, index: Index) -> Index:
+  """Which part of a row's tensor is `index` of its leaf within one layer."""
+  shape = layer_shape(row, decoder)
+  if row.folded:
+    return (_fold(index, shape),)
+  cut = row.inputs
+  if not cut:
+    whole = [part.indices(n) for part, n in zip(index, shape, strict=True)]
+    return tuple(slice(start, stop) for start, stop, _ in whole)
+  return _fold(index[cut:], shape[cut:]), _fold(index[:cut], shape[:cut])
+
+
+def part(
+  row: Row,
+  decoder: config.Decoder,
+  tensor: Callable[[str, Index], Float[np.ndarray, "..."]],
+  dtype: np.dtype,
+  index: Index,
+) -> Float[np.ndarray, "..."]:
+  """A part of a row's leaf in `dtype`, one layer read at a time.
+
+  Args:
+    row: of the table.
+    decoder: whose sizes hold.
+    tensor: gives a part of the tensor of a Hugging Face name.
+    dtype: of the result.
+    index: a slice for each axis of the leaf.
+  """
+  each = layers(row, decoder)
+  if row.stacked:
+    each, index = each[index[0]], index[1:]
+  stored = stored_index(row, decoder, index)
+  shape = [
+    len(range(*piece.indices(size)))
+    for piece, size in zip(index, layer_shape(row, decoder), strict=True)
+  ]
+  out = np.empty((len(each), *shape), dtype)
+  for i, layer in enumerate(each):
+    value = tensor(row.hf.format(layer), stored)
+    out[i] = (value.T if row.inputs else value).reshape(shape)
+  return out if row.stacked else out[0]
+
+
 def leaf(
   row: Row,
   decoder: config.Decoder,
-  tensor: Callable[[str], Float[np.ndarray, "..."]],
+  tensor: Callable[[str, Index], Float[np.ndarray, "..."]],
   dtype: np.dtype,
 ) -> Float[np.ndarray, "..."]:
-  """A row's leaf in `dtype`, from `tensor(name of Hugging Face)`."""
-  shape = layer_shape(row, decoder)
-  each = layers(row, decoder)
-  out = np.empty((len(each), *shape), dtype)
-  for i in each:
-    value = tensor(row.hf.format(i))
-    out[i] = (value.T if row.inputs else value).reshape(shape)
-  return out if row.stacked else out[0]
+  """A row's whole leaf in `dtype`."""
+  whole = tuple(slice(None) for _ in leaf_shape(row, decoder))
+  return part(row, decoder, tensor, dtype, whole)
 
 
 def tensors(
@@ -136,10 +224,11 @@ def tensors(
 ) -> dict[str, Float[np.ndarray, "..."]]:
   """A leaf's tensors as files hold them, by their Hugging Face names."""
   value = value if row.stacked else value[None]
+  stored = stored_shape(row, decoder)
   out = {}
   for i in layers(row, decoder):
-    one = value[i]
-    if row.inputs:
-      one = one.reshape(int(np.prod(one.shape[: row.inputs])), -1).T
+    # [outputs, inputs] is the transpose of the leaf with its axes folded.
+    one = value[i].reshape(stored[::-1])
+    one = one.T if row.inputs else one.reshape(stored)
     out[row.hf.format(i)] = np.ascontiguousarray(one)
   return out
