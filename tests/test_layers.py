@@ -27,7 +27,7 @@ LAYERS = (
   ("checkpoint", "grpo", "sft"),
   ("groups", "inputs", "policy"),
   # Layer 5.
-  ("evaluate",),
+  ("evaluate", "plan"),
   ("journal", "variants"),
   # Layers 6 and 7.
   ("train",),
