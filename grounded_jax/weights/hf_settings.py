@@ -51,14 +51,14 @@ def _settings(
   """What a family would say of the decoder, as far as it has the fields."""
   local = [kind in "Ll" for kind in wanted.kinds]
   kinds = ["sliding_attention" if x else "full_attention" for x in local]
-  activation = wanted.activation
+  scalar = wanted.query_scalar or wanted.head_dim
   every = {
     "num_key_value_heads": wanted.kv_heads,
     "head_dim": wanted.head_dim,
     "rms_norm_eps": wanted.norm_eps,
     "rope_theta": wanted.rope_theta,
     "tie_word_embeddings": wanted.tied,
-    "query_pre_attn_scalar": wanted.query_scalar or wanted.head_dim,
+    "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar,
     "attn_logit_softcapping": wanted.attn_softcap or None,
     "final_logit_softcapping": wanted.final_softcap or None,
     "rope_local_base_freq": wanted.local_rope_theta or wanted.rope_theta,
@@ -82,6 +82,8 @@ def _settings(
     "rope_scaling": {"rope_type": wanted.rope_scaling, **rope}
     if rope
     else None,
-    family.gate: theirs[activation],
+    family.gate: theirs[wanted.activation],
     "attention_bias": False,
+    # Some families' own default is no token of a small vocabulary.
+    "pad_token_id": None,
   }
