@@ -51,7 +51,6 @@ def _settings(
   """What a family would say of the decoder, as far as it has the fields."""
   local = [kind in "Ll" for kind in wanted.kinds]
   kinds = ["sliding_attention" if x else "full_attention" for x in local]
-  activation = wanted.activation
   # transformers 5 refuses a whole number that is written as a float.
   scalar = wanted.query_scalar or wanted.head_dim
   every = {
@@ -84,6 +83,8 @@ def _settings(
     "rope_scaling": {"rope_type": wanted.rope_scaling, **rope}
     if rope
     else None,
-    family.gate: theirs[activation],
+    family.gate: theirs[wanted.activation],
     "attention_bias": False,
+    # Some families' own default is no token of a small vocabulary.
+    "pad_token_id": None,
   }
