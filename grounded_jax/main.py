@@ -10,6 +10,7 @@
   --mode=answer  answer one question from passages
   --mode=data    load, validate and count the experiment's records
   --mode=prompt  print exact prompts with their token counts
+  --mode=plan    memory of each device, for a config and a mesh of any size
 
 A result is JSON on stdout, and a table on stderr.  A mistake in the command
 ends with exit code 2 and one sentence.
@@ -51,8 +52,9 @@ MODES = {
   "answer": ("checkpoint", "question", "passages"),
   "data": (),
   "prompt": ("count",),
+  "plan": ("devices", "hbm_gb"),
 }
-LATER = ("prepare", "plan", "compile", "export", "report")
+LATER = ("prepare", "compile", "export", "report")
 WITHOUT_CONFIG = ("score",)
 
 
@@ -104,6 +106,16 @@ def define_flags(values: flags.FlagValues) -> None:
   text("question", "", "answer: the question.")
   text("passages", "", "answer: a file of passages (title and text).")
   number("count", 3, "prompt: how many prompts to print.")
+  number(
+    "devices", 0, "plan: devices of the mesh. Default: as many as it names."
+  )
+  flags.DEFINE_float(
+    "hbm_gb",
+    0.0,
+    "plan: memory of a device in 10^9 bytes, to say whether it fits.",
+    0.0,
+    flag_values=values,
+  )
   flags.DEFINE_bool(
     "help", False, "Show this help.", short_name="h", flag_values=values
   )
@@ -270,6 +282,7 @@ def run(argv: Sequence[str]) -> None:
     "answer": modes.answer,
     "data": modes.data,
     "prompt": modes.prompt,
+    "plan": modes.plan,
   }[values["mode"].value](**options)
 
 

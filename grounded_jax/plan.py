@@ -448,3 +448,29 @@ def run(
     stage.name: of_stage(at, stage, experiment.data)
     for stage in experiment.stages
   }
+
+
+def on_cpu() -> bool:
+  """Whether this machine computes on CPUs."""
+  return jax.default_backend() == "cpu"
+
+
+def rows(programs: dict[str, Program]) -> list[tuple]:
+  """The table of a stage: a label, then bytes or None for each program."""
+  columns = [
+    program.arguments
+    | program.held
+    | {f"one of: {name}": size for name, size in program.working.items()}
+    | {"peak": program.peak}
+    | ({"on the host": program.host} if program.host else {})
+    for program in programs.values()
+  ]
+  labels = dict.fromkeys(name for column in columns for name in column)
+  ends = ("peak", "on the host")
+  order = sorted(labels, key=lambda name: name in ends)
+  return [(name, *(column.get(name) for column in columns)) for name in order]
+
+
+def to_dict(program: Program) -> dict[str, Any]:
+  """The program as a result to print."""
+  return vars(program) | {"peak": program.peak}
