@@ -263,7 +263,7 @@ def _dense(x, w, axes, precision):
   return out.reshape(*x.shape[: x.ndim - axes], *w.shape[axes:])
 
 
-# What enters a layer: all that `offload` keeps, on the host.
+# The residual stream that enters a layer: what `offload` keeps, on the host.
 _STREAM = "residual_stream"
 
 

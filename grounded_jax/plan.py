@@ -34,6 +34,8 @@ _LOGITS = 2  # logits and their gradient, in float32
 _LOGITS_CAST = 3  # and the gradient in the compute dtype, if that is another
 _SCORES = 2  # attention's scores and weights
 _SCORES_BACK = 3  # scores or weights, and the gradients of both
+_OWN_SCORES_BACK = 4  # as above, over the prompt's keys and the own ones
+_STREAM = 4  # the stream, its norm, and the gradients of both
 _MLP = 3  # gate, up and their product, or the gradients of these
 _DRAW = 4  # logits, weights, their padded blocks and cumulative sums
 
@@ -248,25 +250,53 @@ def _scores(at: Machine, prompts: int, prompt_len: int) -> int:
   return prompts * at.decoder.heads * block * prompt_len * wide
 
 
+def _own_scores(at: Machine, prompts: int, shape: Shape) -> int:
+  """Bytes of the scores of one block of completion queries over the prompt."""
+  own = shape.new_tokens - 1
+  block = min(128, own * shape.group)
+  wide = max(jnp.dtype(at.model.compute_dtype).itemsize, 4)
+  return prompts * at.decoder.heads * block * (shape.prompt_len + own) * wide
+
+
+def _layer_backward(at: Machine, shape: Shape, again: int) -> int:
+  """One layer's backward pass: the larger of its MLP's and its attention's.
+
+  Args:
+    at: the device.
+    shape: of the step.
+    again: bytes of what the layer computes again.
+  """
+  model, decoder = at.model, at.decoder
+  p = at.rows(shape.micro or shape.prompts)
+  tokens = p * (shape.prompt_len + shape.group * (shape.new_tokens - 1))
+  each = tokens * at.width(model.compute_dtype)
+  mlp = _MLP * each * decoder.mlp
+  attention = max(
+    _SCORES_BACK * _scores(at, p, shape.prompt_len),
+    _OWN_SCORES_BACK * _own_scores(at, p, shape),
+  )
+  # q, k, v, the output's gradient, and theirs, in the attention's layout.
+  heads = 4 * decoder.heads + 4 * decoder.kv_heads
+  attention += heads * decoder.head_dim * each
+  # By then what the MLP computed again is gone.
+  attention += max(again - mlp, 0)
+  dtypes = (model.compute_dtype, model.param_dtype)
+  weights_and_gradients = sum(_layer(at) * at.width(d) for d in dtypes)
+  stream = _STREAM * each * decoder.embed
+  return max(again + mlp, attention) + stream + weights_and_gradients
+
+
 def update(
   at: Machine, cfg: config.Optimizer, shape: Shape, remat: str = ""
 ) -> Program:
   """The learner's step (`grpo.update` or `sft.update`)."""
   state = train_state(cfg, at.params)
-  model, decoder = at.model, at.decoder
-  remat = remat or model.remat
+  remat = remat or at.model.remat
   micro = shape.micro or shape.prompts
-  p = at.rows(micro)
-  tokens = p * (shape.prompt_len + shape.group * (shape.new_tokens - 1))
-  width = at.width(model.compute_dtype)
   kept, host = residuals(at, shape, remat)
   # Layers whose residuals are not all kept compute the rest again, one by one.
-  every, _ = residuals(at, shape, "none")
-  again = max(every - kept - host, 0) // decoder.layers
-  attention = _SCORES_BACK * _scores(at, p, shape.prompt_len)
-  mlp = _MLP * tokens * decoder.mlp * width
-  stream = 2 * tokens * decoder.embed * width  # the stream and its gradient
-  layer = _layer(at) * (width + jnp.dtype(model.param_dtype).itemsize)
+  every = residuals(at, shape, "none")[0] if remat != "none" else kept
+  again = max(every - kept - host, 0) // at.decoder.layers
   grads = held(at.params)
   return Program(
     arguments={
@@ -281,7 +311,7 @@ def update(
     },
     working={
       "logits chunk": _chunk(at, shape),
-      "layer backward": again + max(attention, mlp) + stream + layer,
+      "layer backward": _layer_backward(at, shape, again),
     },
     host=host,
   )
@@ -418,3 +448,29 @@ def run(
     stage.name: of_stage(at, stage, experiment.data)
     for stage in experiment.stages
   }
+
+
+def on_cpu() -> bool:
+  """Whether this machine computes on CPUs."""
+  return jax.default_backend() == "cpu"
+
+
+def rows(programs: dict[str, Program]) -> list[tuple]:
+  """The table of a stage: a label, then bytes or None for each program."""
+  columns = [
+    program.arguments
+    | program.held
+    | {f"one of: {name}": size for name, size in program.working.items()}
+    | {"peak": program.peak}
+    | ({"on the host": program.host} if program.host else {})
+    for program in programs.values()
+  ]
+  labels = dict.fromkeys(name for column in columns for name in column)
+  ends = ("peak", "on the host")
+  order = sorted(labels, key=lambda name: name in ends)
+  return [(name, *(column.get(name) for column in columns)) for name in order]
+
+
+def to_dict(program: Program) -> dict[str, Any]:
+  """The program as a result to print."""
+  return vars(program) | {"peak": program.peak}
