@@ -132,6 +132,7 @@ def define_flags(values: flags.FlagValues) -> None:
     ("", *EXPORT_DTYPES),
     "export: of the weights. Default: that of the model's own files.",
   )
+  _define_plan(values)
   switch("adapter", "export: the LoRA adapter alone, as PEFT reads it.")
   switch("help", "Show this help.", "h")
 
@@ -156,20 +157,28 @@ def _define_reading(values: flags.FlagValues) -> None:
   number(
     "at_most_citations", 3, 1, "score: of a sentence, so many citations count."
   )
-  number(
-    "devices", 0, "plan: devices of the mesh. Default: as many as it names."
+  flags.DEFINE_bool(
+    "rouge",
+    True,
+    "score: ROUGE-L too, where there are long references and tensorflow-text.",
+    flag_values=values,
+  )
+
+
+def _define_plan(values: flags.FlagValues) -> None:
+  """Declares what --mode=plan asks about a machine."""
+  flags.DEFINE_integer(
+    "devices",
+    0,
+    "plan: devices of the mesh. Default: as many as it names.",
+    0,
+    flag_values=values,
   )
   flags.DEFINE_float(
     "hbm_gb",
     0.0,
     "plan: memory of a device in 10^9 bytes, to say whether it fits.",
     0.0,
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "rouge",
-    True,
-    "score: ROUGE-L too, where there are long references and tensorflow-text.",
     flag_values=values,
   )
 
