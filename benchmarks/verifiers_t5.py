@@ -29,11 +29,13 @@ WORDS = "the a cat sat on mat in a city where rivers run through towers".split()
 
 def write_tokenizer(path: pathlib.Path) -> None:
   """A SentencePiece model of these words, laid out as T5's."""
-  stream = io.BytesIO()
+  stream, rng = io.BytesIO(), np.random.default_rng(0)
+  lines = [" ".join(rng.choice(WORDS, 12)) for _ in range(300)]
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter([" ".join(WORDS)] * 99 + ["1", "0"] * 99),
+    sentence_iterator=iter(lines + ["1", "0"] * 200),
     model_writer=stream,
-    vocab_size=200,
+    vocab_size=90,
+    user_defined_symbols=["\u25811", "\u25810"],
     pad_id=0,
     eos_id=1,
     unk_id=2,

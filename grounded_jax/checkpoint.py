@@ -26,7 +26,16 @@ policies = ocp.checkpoint_managers
 
 # Fields that may differ between the run that saved and the run that resumes:
 # they change neither what is learned nor from what.
-FREE = ("mesh", "micro", "save_every", "keep", "log_rollouts")
+FREE = (
+  "mesh",
+  "micro",
+  "sample_chunks",
+  "cache",
+  "disk",
+  "save_every",
+  "keep",
+  "log_rollouts",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -169,7 +169,7 @@ class LoRA:
 class Model:
   """Which weights, which tokenizer, which number formats."""
 
-  # A directory of HF safetensors, a .gguf file, "package:NAME" for the GGUF
+  # A directory of HF weights, a .gguf file, "package:NAME" for the GGUF
   # that an installed Python package ships, "warmstart:SEED" for the embedded
   # policy, a directory of HF safetensors in a bucket ("gs://..."), a name on
   # the HF hub, or "" for random weights of the shape `decoder`.

@@ -5,7 +5,7 @@ Axes:  B texts   S tokens of a text   U tokens of an answer
 
 Scores of attention are not scaled; the first layer's table of relative
 positions serves all layers of its stack; norms have no mean and no bias.
-Norms, softmax and logits are float32 whatever the compute dtype.  Texts are
+Norms, softmax and logits are float32 or wider in any compute dtype.  Texts are
 right-padded, and nothing reads the padding.
 """
 
@@ -219,7 +219,12 @@ def buckets(
 def _bias(table: Array, shape: Shape, tokens: int, bidirectional: bool):
   """[N 2T-1]: what each head adds for the distances 1-T to T-1."""
   distance = np.arange(1 - tokens, tokens)
-  return table[buckets(distance, shape, bidirectional)].T.astype(jnp.float32)
+  return table[buckets(distance, shape, bidirectional)].T
+
+
+def _wide(x: Array) -> Any:
+  """At least float32: float64 stays, for tests at that precision."""
+  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _spread(bias: Array, start, rows: int) -> Array:
@@ -253,7 +258,7 @@ def _self_attention(q, k, v, bias, seen, precision):
       own,
       k,
       precision=precision,
-      preferred_element_type=jnp.float32,
+      preferred_element_type=_wide(q),
     )
     weights = _softmax(
       scores + _spread(bias, start, rows), seen(start + jnp.arange(rows))
@@ -284,9 +289,7 @@ def _cross_attention(q, block, encoded, length, precision):
     spec, *args, precision=precision, **kw
   )
   own = dots("bunh,dnh->bund", q, block["k"].astype(q.dtype))
-  scores = dots(
-    "bund,bsd->bnus", own, encoded, preferred_element_type=jnp.float32
-  )
+  scores = dots("bund,bsd->bnus", own, encoded, preferred_element_type=_wide(q))
   seen = jnp.arange(encoded.shape[1]) < length[:, None]
   weights = _softmax(scores, seen[:, None, None]).astype(q.dtype)
   mixed = dots("bnus,bsd->bund", weights, encoded)
@@ -357,7 +360,9 @@ def decode(
   answer: Int[Array, "B U"],
   precision: str = "default",
 ) -> Float[Array, "B U V"]:
-  """Returns the logits of what follows each token of the answer, in float32.
+  """Returns the logits of what follows each token of the answer.
+
+  In float32 or wider.
 
   Args:
     graphdef: of the model.
@@ -394,5 +399,5 @@ def decode(
     x,
     head.astype(x.dtype),
     precision=precision,
-    preferred_element_type=jnp.float32,
+    preferred_element_type=_wide(x),
   )

@@ -214,7 +214,8 @@ def draw_groups(
     for examples, prompts, rollout in overlap.one_ahead(begun()):
       with watch("sample"):
         rollout = jax.device_get(rollout)
-      scores.append(beside.submit(scored, examples, prompts, rollout))
+      with watch("score_wait"):  # the thread may hold the interpreter at once
+        scores.append(beside.submit(scored, examples, prompts, rollout))
     with watch("score_wait"):
       drawn = groups.concatenate([future.result() for future in scores])
   if stage.shuffle_rewards:

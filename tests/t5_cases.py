@@ -34,7 +34,7 @@ def parameters(shape: t5.Shape, seed: int = 0, dtype: str = "float32"):
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     if name.endswith("norm"):
       return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
-    scale = {"embed": 1.0, "head": 1.0}.get(name, 0.2)
+    scale = {"embed": 1.0, "head": 0.5}.get(name, 0.2)
     scale = 1.0 if name.endswith("bias") else scale
     return (scale * rng.standard_normal(leaf.shape)).astype(leaf.dtype)
 

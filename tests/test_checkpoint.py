@@ -193,7 +193,14 @@ def test_a_workdir_of_another_experiment_is_refused(tmp_path, path, value):
 
 @pytest.mark.parametrize(
   ("path", "value"),
-  [("mesh.data", 2), ("stages.one.save_every", 3), ("stages.one.sft.micro", 4)],
+  [
+    ("mesh.data", 2),
+    ("stages.one.save_every", 3),
+    ("stages.one.sft.micro", 4),
+    ("stages.one.grpo.sample_chunks", 2),
+    ("stages.one.rewards.verifier.cache", 3),
+    ("stages.one.rewards.verifier.disk", "elsewhere"),
+  ],
 )
 def test_what_changes_no_number_may_differ(tmp_path, path, value):
   stored(tmp_path)

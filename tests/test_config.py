@@ -74,6 +74,13 @@ def test_one_model_is_one_judge_however_it_is_run():
   config.Experiment(name="tiny", stages=(stage,), evals=(dev,))
 
 
+def test_a_cache_makes_no_other_judge():
+  judge = dataclasses.replace(config.Rewards().verifier, cache=7)
+  dev = config.Eval(name="dev", source=config.Source(path="x"), headline=judge)
+  with pytest.raises(UserError, match="first is rewarded by the judge"):
+    dataclasses.replace(experiment(), evals=(dev,))
+
+
 def test_dictionary_form_round_trips():
   made = config.from_dict(config.Experiment, config.to_dict(experiment()))
   assert made == experiment()
@@ -103,6 +110,13 @@ def test_an_integer_is_a_float_but_not_the_reverse():
     ("data.style", "x", "config.data: style='x' must be one of trust"),
     ("stages.first.grpo.micro", 7, "prompts=48 is not divisible by grpo.mic"),
     ("stages.first.grpo.prompts", 0, "prompts=0 must be greater than 0"),
+    ("stages.first.grpo.sample_chunks", 0, "sample_chunks=0 must be from 1"),
+    (
+      "stages.first.grpo.sample_chunks",
+      5,
+      "48 is not divisible by grpo.sample",
+    ),
+    ("stages.first.rewards.verifier.disk", "x", "disk='x' is for verifiers"),
     ("stages.first.grpo.beta", 0.1, "zero_advantage=refill needs beta=0"),
     ("stages.first.grpo.micro", -1, "micro=-1 must be 0 or more"),
     (

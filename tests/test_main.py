@@ -153,8 +153,16 @@ MISTAKES = [
   ),
   (["--mode=score", "--outputs=records.jsonl"], "line 1 has no 'output'"),
   (
+    ["--mode=score", "--outputs=records.jsonl", "--verifier=nli"],
+    "flag --verifier=nli: value should be one of <lexical|oracle|t5|classif",
+  ),
+  (
     ["--mode=score", "--outputs=records.jsonl", "--verifier=t5"],
-    "flag --verifier=t5: value should be one of <lexical|oracle>",
+    "a verifier of kind=t5 needs a path: a directory with the model or its",
+  ),
+  (
+    ["--mode=score", "--outputs=records.jsonl", "--verifier_path=DIR"],
+    "path='DIR' names a verifier's model, but kind=lexical reads none",
   ),
   (
     ["--mode=score", "--outputs=records.jsonl", "--task=foo"],

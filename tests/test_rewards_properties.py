@@ -88,7 +88,8 @@ OPTIONS = st.builds(
   process=st.sampled_from([0.0, 1.0]),
   unanswerable=st.sampled_from(["format", "ternary", "gated"]),
   overlong=st.integers(0, 99),
-  splitter=st.sampled_from(config.SPLITTERS),
+  # tf_text needs an extra, and its texts are no others.
+  splitter=st.sampled_from(("punkt", "rule")),
 )
 
 

@@ -204,13 +204,24 @@ def reference(shape, params):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_equal_those_of_transformers(name):
+@pytest.mark.parametrize(
+  ("dtype", "most"), [("float32", 1e-4), ("float64", 1e-10)]
+)
+def test_logits_equal_those_of_transformers(name, dtype, most, monkeypatch):
+  """In float64 too, with norms of that width in place of their float32."""
   torch = pytest.importorskip("torch")
+  modeling = pytest.importorskip("transformers.models.t5.modeling_t5")
+
+  def norm(self, x):
+    scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+    return self.weight * x * scale
+
+  if dtype == "float64":
+    monkeypatch.setattr(modeling.T5LayerNorm, "forward", norm)
   shape = cases.SHAPES[name]
   graphdef, params = cases.parameters(shape)
-  model = reference(shape, params)
-  lengths = (70, 1, 33, 64)
-  tokens, length = cases.texts(shape, lengths, 70)
+  model = reference(shape, params).to(vars(torch)[dtype])
+  tokens, length = cases.texts(shape, (70, 1, 33, 64), 70)
   within = np.asarray(length)[:, None]
   rng = np.random.default_rng(2)
   answer = rng.integers(0, shape.vocab, (4, 45)).astype(np.int32)
@@ -221,9 +232,12 @@ def test_logits_equal_those_of_transformers(name):
       attention_mask=torch.tensor(np.arange(70) < within).long(),
       decoder_input_ids=torch.tensor(answer),
     ).logits.numpy()
-  got = logits(graphdef, params, tokens, length, answer)
+  with jax.enable_x64(dtype == "float64"):
+    params = jax.tree.map(lambda x: jnp.array(x, dtype), params)
+    got = logits(graphdef, params, tokens, length, answer, compute_dtype=dtype)
+  assert got.dtype == want.dtype == dtype
   assert np.abs(want).max() > 1
-  np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
+  np.testing.assert_allclose(got, want, rtol=0, atol=most)
 
 
 @pytest.mark.parity

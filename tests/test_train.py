@@ -15,7 +15,7 @@ from grounded_jax import (
   config,
   grpo,
   log,
-  modes,
+  main,
   optim,
   scoring,
   sft,
@@ -226,15 +226,9 @@ def test_the_reference_is_the_policy_that_the_stage_began_with(two_stages):
 def test_stored_outputs_score_to_the_same_numbers(two_stages, capsys):
   _, workdir, *_ = two_stages
   stored = log.read_json(workdir / "eval" / "dev-first-3.json")
-  modes.score(
-    outputs=str(workdir / "eval" / "dev-first-3.jsonl"),
-    task="",
-    bootstrap=20,
-    against="",
-    splitter="punkt",
-    verifier="lexical",
-    threshold=config.Verifier().threshold,
-  )
+  options = ["--mode=score", "--bootstrap=20"]
+  path = workdir / "eval" / "dev-first-3.jsonl"
+  assert main.main([*options, f"--outputs={path}"]) == 0
   again = json.loads(capsys.readouterr().out)
   for name in ("trust", "f1_ac", "f1_gr", "f1_gc", "intervals"):
     assert again[name] == stored[name]

@@ -48,6 +48,18 @@ def test_the_cache_tells_pairs_apart_that_join_to_one_text():
   assert cached(["a"], ["bc"]) == [False]
 
 
+def test_metrics_count_what_was_asked_since_they_were_last_read():
+  cached = cache.Cached(Longer(), 10)
+  cached(["aa", "b", "aa"], ["b", "bb", "b"])  # one of three repeats
+  first = cached.metrics()
+  assert (first["verifier_pairs"], first["verifier_cache_hits"]) == (3, 1 / 3)
+  assert first["verifier_pairs_per_second"] > 0
+  cached(["aa", "c"], ["b", "c"])
+  second = cached.metrics()
+  assert (second["verifier_pairs"], second["verifier_cache_hits"]) == (2, 0.5)
+  assert cached.metrics() == {"verifier_pairs": 0.0}
+
+
 @pytest.mark.parametrize(
   ("hypothesis", "entailed"),
   [

@@ -44,7 +44,8 @@ def rows(width: int, tokens: int, ways: int) -> list[int]:
 def plan(lengths: Sequence[int], tokens: int, ways: int = 1) -> list[Planned]:
   """Every text in one array, the longest first.
 
-  Rows that the texts of one width leave over go to the next shorter ones.
+  Rows that the texts of one width leave over, at most half of an array's
+  unless the devices want more, go to the next shorter ones.
   """
   order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
   widths = [width(lengths[i]) for i in order]
@@ -54,7 +55,9 @@ def plan(lengths: Sequence[int], tokens: int, ways: int = 1) -> list[Planned]:
     here = widths[start]
     same = last[here] + 1 - start
     sizes = rows(here, tokens, ways)
-    count = min((n for n in sizes if n >= same), default=sizes[0])
+    more = min((n for n in sizes if n >= same), default=sizes[0])
+    less = max((n for n in sizes if n <= same), default=more)
+    count = more if 2 * same > more else less
     texts = tuple(order[start : start + count])
     out.append(Planned(rows=count, width=here, texts=texts))
     start += count

@@ -80,7 +80,7 @@ def _score(said: Statement, matches: Iterable[_Match], asked: bool) -> float:
   return score * _LITTLE if missing or best.refuted else score
 
 
-@functools.lru_cache(maxsize=200_000)
+@functools.lru_cache(maxsize=20_000)
 def _match(
   passage: Passage, said: Statement, asked: Statement | None
 ) -> _Match:

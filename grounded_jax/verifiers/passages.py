@@ -94,7 +94,7 @@ def passages(premise: str) -> list[Passage]:
 
 
 # Passages recur in every completion of a group, joined in many ways.
-@functools.lru_cache(maxsize=20_000)
+@functools.lru_cache(maxsize=5_000)
 def _passage(part: str) -> Passage:
   part = part[:_LONG]
   lines = part.split("\n")
@@ -166,7 +166,7 @@ def _initials(read: Iterable[Word]) -> set[str]:
   return {initials for initials in out if len(initials) > 1}
 
 
-@functools.lru_cache(maxsize=50_000)
+@functools.lru_cache(maxsize=20_000)
 def hypothesis(written: str) -> Hypothesis:
   """The hypothesis taken apart; statements without content are left out.
 

@@ -17,7 +17,9 @@ def settings(decoder: config.Decoder, dtype: str) -> Settings:
   """
   wanted = _canonical(decoder)
   for name, family in families.FAMILIES.items():
-    out = _settings(name, family, wanted) | {"torch_dtype": dtype}
+    # A family's own padding token may lie outside the vocabulary.
+    beside = {"torch_dtype": dtype, "pad_token_id": None}
+    out = _settings(name, family, wanted) | beside
     if _holds(out, wanted):
       return out
   raise UserError(
