@@ -87,6 +87,4 @@ def _settings(
     else None,
     family.gate: theirs[wanted.activation],
     "attention_bias": False,
-    # Some families' own default is no token of a small vocabulary.
-    "pad_token_id": None,
   }
