@@ -181,7 +181,9 @@ class Model:
   compute_dtype: str = "float32"
   sampler_dtype: str = ""  # "" = compute_dtype
   matmul_precision: str = "default"  # float32 dots: default, high, highest
-  remat: str = "none"  # recompute in the backward pass: none, dots, full
+  # Recompute in the backward pass: none, dots (all but matrix products), full
+  # (all of a layer from its input), offload (so, the input kept on the host).
+  remat: str = "none"
   logp_chunk: int = 512  # completion tokens per chunk of the output head
   lora: LoRA = LoRA()
 
@@ -190,7 +192,7 @@ class Model:
     _choice("param_dtype", self.param_dtype, dtypes)
     _choice("compute_dtype", self.compute_dtype, dtypes)
     _choice("sampler_dtype", self.sampler_dtype, ("", *dtypes))
-    _choice("remat", self.remat, ("none", "dots", "full"))
+    _choice("remat", self.remat, ("none", "dots", "full", "offload"))
     _choice(
       "matmul_precision", self.matmul_precision, ("default", "high", "highest")
     )

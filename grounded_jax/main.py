@@ -11,6 +11,7 @@
   --mode=data    load, validate and count the experiment's records
   --mode=prompt  print exact prompts with their token counts
   --mode=export  write a checkpoint for transformers, vLLM or PEFT
+  --mode=plan    memory of each device, for a config and a mesh of any size
 
 A result is JSON on stdout, and a table on stderr.  A mistake in the command
 ends with exit code 2 and one sentence.
@@ -59,8 +60,9 @@ MODES = {
   "data": (),
   "prompt": ("count",),
   "export": ("checkpoint", "output", "dtype", "adapter"),
+  "plan": ("devices", "hbm_gb"),
 }
-LATER = ("prepare", "plan", "compile", "report")
+LATER = ("prepare", "compile", "report")
 WITHOUT_CONFIG = ("score",)
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -130,6 +132,7 @@ def define_flags(values: flags.FlagValues) -> None:
     ("", *EXPORT_DTYPES),
     "export: of the weights. Default: that of the model's own files.",
   )
+  _define_plan(values)
   switch("adapter", "export: the LoRA adapter alone, as PEFT reads it.")
   switch("help", "Show this help.", "h")
 
@@ -158,6 +161,24 @@ def _define_reading(values: flags.FlagValues) -> None:
     "rouge",
     True,
     "score: ROUGE-L too, where there are long references and tensorflow-text.",
+    flag_values=values,
+  )
+
+
+def _define_plan(values: flags.FlagValues) -> None:
+  """Declares what --mode=plan asks about a machine."""
+  flags.DEFINE_integer(
+    "devices",
+    0,
+    "plan: devices of the mesh. Default: as many as it names.",
+    0,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    "hbm_gb",
+    0.0,
+    "plan: memory of a device in 10^9 bytes, to say whether it fits.",
+    0.0,
     flag_values=values,
   )
 
@@ -324,6 +345,7 @@ def run(argv: Sequence[str]) -> None:
     "data": modes.data,
     "prompt": modes.prompt,
     "export": modes.export,
+    "plan": modes.plan,
   }[values["mode"].value](**options)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from grounded_jax import attention, config, lora, rotary, types
@@ -262,6 +263,10 @@ def _dense(x, w, axes, precision):
   return out.reshape(*x.shape[: x.ndim - axes], *w.shape[axes:])
 
 
+# The residual stream that enters a layer: what `offload` keeps, on the host.
+_STREAM = "residual_stream"
+
+
 def _remat(body, remat: str):
   if remat == "none":
     return body
@@ -269,6 +274,12 @@ def _remat(body, remat: str):
   policy = {
     "dots": policies.dots_with_no_batch_dims_saveable,
     "full": policies.nothing_saveable,
+    "offload": policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=[],
+      names_which_can_be_offloaded=[_STREAM],
+      offload_src="device",
+      offload_dst="pinned_host",
+    ),
   }[remat]
   return jax.checkpoint(body, policy=policy, prevent_cse=False)
 
@@ -405,6 +416,7 @@ def grouped_hidden(
   turns = rotary.turns(positions, decoder, compute_dtype)
 
   def body(x, inputs):
+    x = checkpoint_name(x, _STREAM)
     block, layer = inputs
     q, k, v = _project(block, layer, x, turns, decoder, precision)
     rule = _rule(decoder, layer, precision)

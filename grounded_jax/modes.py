@@ -468,3 +468,52 @@ def export(
       " without --adapter, to another --output."
     )
   _result({"path": str(job.path), **job.origin, "files": sizes})
+
+
+def plan(
+  experiment: config.Experiment,
+  workdir: pathlib.Path,
+  devices: int,
+  hbm_gb: float,
+) -> None:
+  """Shows the memory of a device in every program; nothing is allocated.
+
+  Without a number of devices or their memory it is that of this machine's
+  CPU, where bfloat16 takes 4 bytes; with either, that of an accelerator.
+  """
+  del workdir
+  from grounded_jax import plan as plan_lib
+
+  if not experiment.stages:
+    raise UserError(f"The experiment {experiment.name} has no stages to plan.")
+  cpu = not devices and not hbm_gb and plan_lib.on_cpu()
+  devices = devices or math.prod(
+    size for size in vars(experiment.mesh).values() if size != -1
+  )
+  stages = plan_lib.run(experiment, devices, cpu)
+  people = _people()
+  for name, programs in stages.items():
+    title = f"{name}: GB of each of {devices} devices"
+    table = rich.table.Table("", *programs, title=title, box=None)
+    for label, *values in plan_lib.rows(programs):
+      shown = ("-" if x is None else f"{x / 1e9:.3f}" for x in values)
+      table.add_row(label, *shown)
+    people.print(table)
+  peak = max(p.peak for stage in stages.values() for p in stage.values())
+  result = {
+    "devices": devices,
+    "mesh": dataclasses.asdict(experiment.mesh),
+    "bfloat16_bytes": 4 if cpu else 2,
+    "stages": {
+      name: {key: plan_lib.to_dict(p) for key, p in programs.items()}
+      for name, programs in stages.items()
+    },
+    "peak_bytes": peak,
+  }
+  verdict = f"At most {peak / 1e9:.3f} GB a device"
+  if hbm_gb:
+    result |= {"hbm_bytes": round(hbm_gb * 1e9), "fits": peak <= hbm_gb * 1e9}
+    fits = "fits" if result["fits"] else "does not fit"
+    verdict += f": it {fits} into {hbm_gb:g} GB"
+  people.print(verdict + ".")
+  _result(result)

@@ -140,12 +140,8 @@ def test_an_adapter_of_a_name_depends_on_no_other_target():
     assert 0.5 * bound < np.abs(leaves["a"]).max() <= bound
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sampler_and_learner_compute_with_the_same_matrix(dtype):
-  cfg = dataclasses.replace(MODEL, compute_dtype=dtype)
-  graphdef, base, adapter = setup()
-  params = lora.attach(LORA, base, adapter)
-  draw = lambda params: sampler.sample(
+def draw(cfg, graphdef, params, group=4):
+  return sampler.sample(
     graphdef,
     params,
     prompts(),
@@ -153,40 +149,34 @@ def test_sampler_and_learner_compute_with_the_same_matrix(dtype):
     stage=0,
     step=0,
     purpose=sampler.PURPOSE_TRAIN,
-    group=4,
+    group=group,
     max_new_tokens=6,
     temperature=1.0,
     top_p=1.0,
     eos=(12,),
     model=cfg,
   )
-  rollout = draw(params)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sampler_and_learner_compute_with_the_same_matrix(dtype):
+  cfg = dataclasses.replace(MODEL, compute_dtype=dtype)
+  graphdef, base, adapter = setup()
+  params = lora.attach(LORA, base, adapter)
+  rollout = draw(cfg, graphdef, params)
   learned = grpo.rollout_logp(
     grpo_cases.plain(prompts=2), cfg, graphdef, params, prompts(), rollout
   )
   gap = np.abs(learned - rollout.logp).max()
   assert gap < (1e-4 if dtype == "float32" else 5e-2)
-  assert np.abs(draw(base).logp - rollout.logp).max() > 0.1
+  assert np.abs(draw(cfg, graphdef, base).logp - rollout.logp).max() > 0.1
 
 
 def update(cfg, state, base):
   """One GRPO step on a rollout of the policy."""
   graphdef, _ = model.abstract(DECODER)
-  rollout = sampler.sample(
-    graphdef,
-    lora.attach(cfg.lora, base, state.params),
-    prompts(),
-    seed=0,
-    stage=0,
-    step=0,
-    purpose=sampler.PURPOSE_TRAIN,
-    group=2,
-    max_new_tokens=6,
-    temperature=1.0,
-    top_p=1.0,
-    eos=(12,),
-    model=cfg,
-  )
+  params = lora.attach(cfg.lora, base, state.params)
+  rollout = draw(cfg, graphdef, params, group=2)
   batch = types.Batch(
     prompts=prompts(),
     rollout=rollout,

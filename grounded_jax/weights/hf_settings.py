@@ -53,7 +53,6 @@ def _settings(
   """What a family would say of the decoder, as far as it has the fields."""
   local = [kind in "Ll" for kind in wanted.kinds]
   kinds = ["sliding_attention" if x else "full_attention" for x in local]
-  activation = wanted.activation
   # transformers 5 refuses a whole number that is written as a float.
   scalar = wanted.query_scalar or wanted.head_dim
   every = {
@@ -86,6 +85,6 @@ def _settings(
     "rope_scaling": {"rope_type": wanted.rope_scaling, **rope}
     if rope
     else None,
-    family.gate: theirs[activation],
+    family.gate: theirs[wanted.activation],
     "attention_bias": False,
   }
