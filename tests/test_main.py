@@ -46,7 +46,7 @@ RUN = "--config=tiny_run.py"
 LONG = "a" * 300
 # (arguments, what the sentence must say)
 MISTAKES = [
-  (["--mode=plan", RUN], "--mode=plan is not part of this version"),
+  (["--mode=compile", RUN], "--mode=compile is not part of this version"),
   (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile is not part of"),
   (["--mode=prepare"], "--mode=prepare is not part of this version"),
   (["--mode=export"], "--mode=export is not part of this version"),
