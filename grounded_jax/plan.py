@@ -294,6 +294,16 @@ def update(
   )
 
 
+def _cut(at: Machine) -> bool:
+  """Whether weights are gathered before they are used."""
+  return at.mesh.shape["fsdp"] > 1
+
+
+def _head(at: Machine, dtype: str) -> int:
+  """Bytes of the output head on a device, gathered over fsdp."""
+  return at.decoder.vocab * at.decoder.embed * at.width(dtype)
+
+
 def _chunk(at: Machine, shape: Shape) -> int:
   """The output head's backward pass over one chunk, and its input."""
   model, decoder = at.model, at.decoder
@@ -305,10 +315,9 @@ def _chunk(at: Machine, shape: Shape) -> int:
   copies = _LOGITS_CAST if model.compute_dtype == "bfloat16" else _LOGITS
   p = at.rows(micro)
   logits = copies * p * tokens * decoder.vocab * wide
-  head = decoder.vocab * decoder.embed * at.width(model.compute_dtype)
-  gathered = cast or at.mesh.shape["fsdp"] > 1
+  head = _head(at, model.compute_dtype) if cast or _cut(at) else 0
   states = 2 * p * per_prompt * decoder.embed * at.width(model.compute_dtype)
-  return logits + states + (head if gathered else 0)
+  return logits + states + head
 
 
 def sampler(at: Machine, shape: Shape) -> Program:
@@ -336,6 +345,7 @@ def sampler(at: Machine, shape: Shape) -> Program:
   attention += tokens * heads * decoder.head_dim * width
   mlp = _MLP * tokens * decoder.mlp * width
   layer = _layer(at) * width
+  head = _head(at, dtype) if _cut(at) else 0
   wide = max(jnp.dtype(dtype).itemsize, 4)
   return Program(
     arguments={
@@ -348,10 +358,14 @@ def sampler(at: Machine, shape: Shape) -> Program:
       "own cache": entry * rows * (shape.new_tokens - 1),
     },
     working={
-      "prefill": max(attention, mlp) + tokens * decoder.embed * width + layer,
+      "prefill": max(attention, mlp)
+      + tokens * decoder.embed * width
+      + layer
+      + head,
       # The prompt's cache is laid out anew before the first token.
       "decode": prompt
       + layer
+      + head
       + _DRAW * rows * decoder.vocab * at.mesh.shape["tensor"] * wide,
     },
   )
