@@ -133,3 +133,61 @@ def test_plan_mode_says_what_takes_how_much_and_whether_it_fits(capsys):
   parts = [*update["arguments"].values(), *update["held"].values()]
   assert update["peak"] == sum(parts) + max(update["working"].values())
   assert "parameters" in table and "it fits into 0.5 GB" in table
+
+
+def on_eight(*command: str) -> str:
+  """What a Python command prints on eight simulated devices."""
+  env = os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": os.pathsep.join(sys.path),
+  }
+  out = subprocess.run(
+    [sys.executable, *command], env=env, capture_output=True, text=True
+  )
+  assert out.returncode == 0, out.stderr
+  return out.stdout
+
+
+@pytest.mark.slow
+def test_arguments_and_peak_on_eight_devices_are_those_of_the_programs():
+  check(json.loads(on_eight(cases.__file__, "sharded")))
+
+
+_GRADIENTS = """
+import jax, jax.numpy as jnp, numpy as np
+from grounded_jax import config, mesh, model, types
+decoder = config.Decoder(
+  layers=2, embed=32, mlp=64, heads=2, kv_heads=1, head_dim=16, vocab=64
+)
+devices = mesh.make(config.Mesh())
+graphdef, params = model.init(decoder, jax.random.key(0))
+rng = np.random.default_rng(0)
+prompts = types.PromptBatch(
+  tokens=rng.integers(0, 64, (8, 16)),
+  length=rng.integers(1, 17, 8),
+  key=np.arange(8),
+)
+tokens = rng.integers(0, 64, (8, 2, 6))
+
+@jax.jit
+def gradients(params, prompts, tokens):
+  hidden = lambda p: model.grouped_hidden(graphdef, p, prompts, tokens)
+  return jax.grad(lambda p: jnp.square(hidden(p)).sum())(params)
+
+want = gradients(params, prompts, tokens)
+axes = model.logical_axes(decoder)
+cut = jax.device_put(params, mesh.shardings(devices, axes, params))
+rows = jax.device_put((prompts, tokens), mesh.rows(devices))
+lowered = gradients.lower(cut, *rows)
+got = lowered.compile()(cut, *rows)
+worst = lambda a, b: float(np.abs(a - np.asarray(b)).max() / np.abs(a).max())
+print(max(jax.tree.leaves(jax.tree.map(worst, jax.device_get(want), got))))
+print("sharding_constraint" in lowered.as_text())
+"""
+
+
+def test_gradients_do_not_depend_on_where_the_prompts_are():
+  worst, kept = on_eight("-c", _GRADIENTS).split()
+  assert float(worst) < 1e-5
+  assert kept == "True"
