@@ -15,6 +15,7 @@ from jax.sharding import (
   NamedSharding,
   PartitionSpec,
 )
+from jaxtyping import Array, Float
 
 from grounded_jax import config
 from grounded_jax.records import UserError
@@ -131,6 +132,18 @@ def _check(
 def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Returns the sharding of arrays whose first axis is P, the prompts."""
   return NamedSharding(mesh, spec(("batch",)))
+
+
+def keep_rows(x: Float[Array, "P ..."]) -> Float[Array, "P ..."]:
+  """Returns x with its prompts over the devices as those of a batch are.
+
+  Left alone, the compiler may cut what it computes from weights that are cut
+  over `fsdp` along `embed` instead, with every prompt on every device.
+  """
+  mesh = jax.typeof(x).sharding.mesh
+  if mesh.axis_names != AXES or x.shape[0] % _ways(mesh, "batch"):
+    return x
+  return jax.lax.with_sharding_constraint(x, rows(mesh))
 
 
 def check_rows(mesh: Mesh | AbstractMesh, name: str, count: int) -> None:

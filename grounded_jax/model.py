@@ -25,7 +25,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import attention, config, lora, rotary, types
+from grounded_jax import attention, config, lora, mesh, rotary, types
 
 Params = dict[str, Any]
 
@@ -287,7 +287,7 @@ def _remat(body, remat: str):
 def _embed(
   params: Params, tokens: Array, decoder: config.Decoder, compute_dtype: str
 ) -> Array:
-  x = params["embed"][tokens].astype(compute_dtype)
+  x = mesh.keep_rows(params["embed"][tokens].astype(compute_dtype))
   # The factor is rounded to the compute dtype, as in training.
   scale = jnp.asarray(decoder.embed**0.5, x.dtype)
   return x * scale if decoder.scaled_embed else x

@@ -11,10 +11,9 @@ is a sum of named buffers, one formula each.  A program's peak is
 since the working sets are never alive together: the output head is done with
 before the layers' backward pass begins.
 
-No factor is fitted; each multiple of a buffer counts the arrays of its size
-that are alive at once.  The formulas describe what XLA's CPU compiler
-allocates, with bfloat16 taken as 4 bytes there: it computes and keeps in
-float32 what the program calls bfloat16.
+Each multiple of a buffer counts the arrays of its size that are alive at once
+in what XLA's CPU compiler allocates; no other factor stands here.  For CPUs
+bfloat16 temporaries take 4 bytes: they are computed and kept in float32.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
-from grounded_jax import config, optim, types, weights
+from grounded_jax import checkpoint, config, optim, types, weights
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 
@@ -140,28 +139,6 @@ def held(tree: Any) -> int:
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
   )
-
-
-def train_state(cfg: config.Optimizer, params: Any) -> types.TrainState:
-  """The state of a stage, each leaf with its sharding.
-
-  The optimiser's copies of a parameter lie as the parameter does, its scalars
-  on every device.
-  """
-  tx = optim.make(cfg, 1)
-  state = jax.eval_shape(lambda tree: optim.init(tx, tree), params)
-  whole = jax.tree.leaves(params)[0].sharding.mesh
-  whole = NamedSharding(whole, jax.sharding.PartitionSpec())
-  like = jax.tree_util.tree_leaves_with_path(params)
-  like = {jax.tree_util.keystr(path): leaf for path, leaf in like}
-
-  def lay(path, leaf):
-    name = jax.tree_util.keystr(path)
-    owners = (p for end, p in like.items() if name.endswith(end))
-    owner = next((p for p in owners if p.shape == leaf.shape), None)
-    return _laid(leaf, owner.sharding if owner is not None else whole)
-
-  return jax.tree_util.tree_map_with_path(lay, state)
 
 
 def batch(shape: Shape, mesh: AbstractMesh) -> Any:
@@ -290,7 +267,7 @@ def update(
   at: Machine, cfg: config.Optimizer, shape: Shape, remat: str = ""
 ) -> Program:
   """The learner's step (`grpo.update` or `sft.update`)."""
-  state = train_state(cfg, at.params)
+  state = checkpoint.describe(optim.make(cfg, 1), at.params)
   remat = remat or at.model.remat
   micro = shape.micro or shape.prompts
   kept, host = residuals(at, shape, remat)
@@ -317,6 +294,16 @@ def update(
   )
 
 
+def _cut(at: Machine) -> bool:
+  """Whether weights are gathered before they are used."""
+  return at.mesh.shape["fsdp"] > 1
+
+
+def _head(at: Machine, dtype: str) -> int:
+  """Bytes of the output head on a device, gathered over fsdp."""
+  return at.decoder.vocab * at.decoder.embed * at.width(dtype)
+
+
 def _chunk(at: Machine, shape: Shape) -> int:
   """The output head's backward pass over one chunk, and its input."""
   model, decoder = at.model, at.decoder
@@ -328,10 +315,9 @@ def _chunk(at: Machine, shape: Shape) -> int:
   copies = _LOGITS_CAST if model.compute_dtype == "bfloat16" else _LOGITS
   p = at.rows(micro)
   logits = copies * p * tokens * decoder.vocab * wide
-  head = decoder.vocab * decoder.embed * at.width(model.compute_dtype)
-  gathered = cast or at.mesh.shape["fsdp"] > 1
+  head = _head(at, model.compute_dtype) if cast or _cut(at) else 0
   states = 2 * p * per_prompt * decoder.embed * at.width(model.compute_dtype)
-  return logits + states + (head if gathered else 0)
+  return logits + states + head
 
 
 def sampler(at: Machine, shape: Shape) -> Program:
@@ -359,6 +345,7 @@ def sampler(at: Machine, shape: Shape) -> Program:
   attention += tokens * heads * decoder.head_dim * width
   mlp = _MLP * tokens * decoder.mlp * width
   layer = _layer(at) * width
+  head = _head(at, dtype) if _cut(at) else 0
   wide = max(jnp.dtype(dtype).itemsize, 4)
   return Program(
     arguments={
@@ -371,10 +358,14 @@ def sampler(at: Machine, shape: Shape) -> Program:
       "own cache": entry * rows * (shape.new_tokens - 1),
     },
     working={
-      "prefill": max(attention, mlp) + tokens * decoder.embed * width + layer,
+      "prefill": max(attention, mlp)
+      + tokens * decoder.embed * width
+      + layer
+      + head,
       # The prompt's cache is laid out anew before the first token.
       "decode": prompt
       + layer
+      + head
       + _DRAW * rows * decoder.vocab * at.mesh.shape["tensor"] * wide,
     },
   )

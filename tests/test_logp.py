@@ -85,7 +85,13 @@ def variant(chunk: int, remat: str, name: str = "shared_kv"):
 
 @pytest.mark.parametrize(
   "chunk, remat",
-  [(15, "none"), (512, "none"), (7, "dots"), (7, "full")],
+  [
+    (15, "none"),
+    (512, "none"),
+    (7, "dots"),
+    (7, "full"),
+    (7, "offload"),
+  ],
 )
 def test_chunk_size_and_recomputation_change_nothing(chunk, remat):
   assert cases.worst(variant(chunk, remat), variant(7, "none")) < 1e-13

@@ -47,6 +47,7 @@ LONG = "a" * 300
 # (arguments, what the sentence must say)
 MISTAKES = [
   (["--mode=plan"], "--mode=plan needs --config=FILE.py"),
+  (["--mode=compile", RUN], "--mode=compile is not part of this version"),
   (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile is not part of"),
   (["--mode=prepare"], "--mode=prepare is not part of this version"),
   (["--mode=export"], "--mode=export needs --config=FILE.py"),
