@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-# On a device, on the host, or only described.
-Array = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+# On a device, on the host, or only described (the last by `jit(...).lower`).
+Array = jax.Array | np.ndarray | jax.ShapeDtypeStruct | jax.stages.ArgInfo
 
 
 @jax.tree_util.register_dataclass

@@ -27,7 +27,7 @@ LAYERS = (
   ("checkpoint", "grpo", "sft"),
   ("groups", "inputs", "policy"),
   # Layer 5.
-  ("evaluate",),
+  ("benchmark", "evaluate"),
   ("journal",),
   # Layers 6 and 7.
   ("train",),
