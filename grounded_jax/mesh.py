@@ -141,7 +141,7 @@ def keep_rows(x: Float[Array, "P ..."]) -> Float[Array, "P ..."]:
   over `fsdp` along `embed` instead, with every prompt on every device.
   """
   mesh = jax.typeof(x).sharding.mesh
-  if mesh.axis_names != AXES or x.shape[0] % _ways(mesh, "batch"):
+  if mesh.axis_names != AXES or x.shape[0] % ways(mesh, "batch"):
     return x
   return jax.lax.with_sharding_constraint(x, rows(mesh))
 

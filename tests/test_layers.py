@@ -31,7 +31,7 @@ LAYERS = (
   ("checkpoint", "grpo", "sft"),
   ("groups", "inputs", "policy", "verifiers/t5"),
   # Layer 5.
-  ("evaluate", "plan"),
+  ("benchmark", "evaluate", "plan"),
   ("journal", "variants"),
   # Layers 6 and 7.
   ("train",),

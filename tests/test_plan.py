@@ -1,6 +1,9 @@
 """The plan of a device's memory, against what XLA says of compiled programs."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import plan_cases as cases
