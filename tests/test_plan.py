@@ -172,11 +172,12 @@ prompts = types.PromptBatch(
   key=np.arange(8),
 )
 tokens = rng.integers(0, 64, (8, 2, 6))
+toward = rng.normal(size=(8, 2, 6, 32))  # a normed state's square is constant
 
 @jax.jit
 def gradients(params, prompts, tokens):
   hidden = lambda p: model.grouped_hidden(graphdef, p, prompts, tokens)
-  return jax.grad(lambda p: jnp.square(hidden(p)).sum())(params)
+  return jax.grad(lambda p: (hidden(p) * toward).sum())(params)
 
 want = gradients(params, prompts, tokens)
 axes = model.logical_axes(decoder)
