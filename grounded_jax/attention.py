@@ -16,7 +16,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
+
+# What a layer that is computed again need not compute again: see `model`.
+OUTPUT = "attention_output"
 
 _MASKED = -1e30  # finite: a row of masked scores stays a number
 
@@ -288,6 +292,7 @@ def _grouped_fwd(
   out, lse = _forward(
     q, k, v, length, window, prompt_len, group, precision, rule
   )
+  out, lse = checkpoint_name((out, lse), OUTPUT)
   return out, (q, k, v, length, window, out, lse)
 
 

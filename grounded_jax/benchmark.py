@@ -56,7 +56,7 @@ class Shape:
   steps: int
   beta: float  # KL weight; 0 = no reference
   micro: int  # prompts per micro-batch; 0 = all at once
-  remat: str  # none, dots, full
+  remat: str  # none, dots, full, offload
 
   @property
   def tokens(self) -> int:
@@ -288,7 +288,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     "remat",
     "none",
-    ("none", "dots", "full"),
+    ("none", "dots", "full", "offload"),
     "What the backward pass computes again.",
     flag_values=values,
   )

@@ -181,7 +181,8 @@ class Model:
   compute_dtype: str = "float32"
   sampler_dtype: str = ""  # "" = compute_dtype
   matmul_precision: str = "default"  # float32 dots: default, high, highest
-  # Recompute in the backward pass: none, dots (all but matrix products), full
+  # Recompute in the backward pass: none, dots (all but products
+  # with weights and attention), full
   # (all of a layer from its input), offload (so, the input kept on the host).
   remat: str = "none"
   logp_chunk: int = 512  # completion tokens per chunk of the output head

@@ -14,7 +14,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from grounded_jax import config, grpo_loss, logp, lora, masked, optim, types
+from grounded_jax import (
+  config,
+  grpo_loss,
+  logp,
+  lora,
+  masked,
+  mesh,
+  optim,
+  types,
+)
 
 _STD_EPS = 1e-4  # added to a std before dividing by it, as TRL does
 _ZERO_STD = 1e-6  # a group whose rewards differ by less teaches nothing
@@ -172,7 +181,14 @@ def update(
     total, tally = grpo_loss.loss(cfg, token_logp, entropy, part)
     return masked.divide(total, denominator), tally
 
-  grads, tallies = optim.micro_gradients(share, state.params, batch, cfg.micro)
+  grads, tallies = optim.micro_gradients(
+    share,
+    state.params,
+    batch,
+    cfg.micro,
+    live=(batch.weight != 0).any(1),
+    shards=mesh.row_ways(batch.weight),
+  )
   metrics = _metrics(tallies, denominator)
   metrics["policy_lag"] = state.step - batch.policy_step
   state, step_metrics = optim.apply(tx, state, grads, denominator)

@@ -1,5 +1,13 @@
-"""Log-probabilities of completion tokens, never holding [P G C V] at once."""
+"""Log-probabilities of completion tokens, never holding [P G C V] at once.
 
+The output head runs over chunks of tokens, forward and backward.  Of a chunk
+only the log-sum-exp of each token is kept; the backward pass computes the
+logits once more and goes straight to their gradient,
+
+  d logp / d logits = (one-hot of the target - softmax) / temperature.
+"""
+
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -58,7 +66,6 @@ def token_scores(
   sampler records it; temperature 0 (greedy) is read as 1.  The entropy
   carries no gradient.
   """
-  precision = model.matmul_precision
   hidden = model_lib.grouped_hidden(
     graphdef,
     params,
@@ -66,7 +73,7 @@ def token_scores(
     tokens,
     model.compute_dtype,
     model.remat,
-    precision,
+    model.matmul_precision,
   )
   p, g, c, d = hidden.shape
   # Chunks run along the completion tokens of every prompt, so that the prompt
@@ -76,16 +83,17 @@ def token_scores(
   pad = chunks * width - g * c
   hidden = jnp.pad(hidden.reshape(p, g * c, d), ((0, 0), (0, pad), (0, 0)))
   targets = jnp.pad(tokens.reshape(p, g * c), ((0, 0), (0, pad)))
-  hidden = hidden.reshape(p, chunks, width, d).swapaxes(0, 1)
-  targets = targets.reshape(p, chunks, width).swapaxes(0, 1)
-
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def chunk(_, inputs):
-    states, target = inputs
-    scores = model_lib.logits(graphdef, params, states, precision)
-    return None, _token_scores(scores / (temperature or 1.0), target)
-
-  _, scores = jax.lax.scan(chunk, None, (hidden, targets))
+  decoder = model_lib.decoder_of(graphdef, params)
+  scores = _chunked(
+    _Head(
+      decoder=decoder,
+      temperature=temperature or 1.0,
+      precision=model.matmul_precision,
+    ),
+    model_lib.head(decoder, params),
+    hidden.reshape(p, chunks, width, d).swapaxes(0, 1),
+    targets.reshape(p, chunks, width).swapaxes(0, 1),
+  )
 
   def restore(x):
     x = x.swapaxes(0, 1).reshape(p, -1)[:, : g * c].reshape(p, g, c)
@@ -94,11 +102,87 @@ def token_scores(
   return jax.tree.map(restore, scores)
 
 
-def _token_scores(scores: Array, target: Array) -> Scores:
-  total = jax.nn.logsumexp(scores, axis=-1)
-  chosen = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
-  frozen = jax.lax.stop_gradient(scores)
-  log_weights = frozen - jax.lax.stop_gradient(total)[..., None]
-  entropy = -jnp.sum(jnp.exp(log_weights) * log_weights, axis=-1)
-  best = jax.lax.stop_gradient(chosen) >= frozen.max(-1)
-  return Scores(logp=chosen - total, entropy=entropy, best=best)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Head:
+  """How hidden states become the logits of a distribution."""
+
+  decoder: config.Decoder
+  temperature: float
+  precision: str
+
+  def logits(self, matrix: Array, hidden: Array) -> tuple[Array, Array | None]:
+    """(tempered logits, d capped / d uncapped or None without a cap)."""
+    out = model_lib.project(self.decoder, matrix, hidden, self.precision)
+    cap, slope = self.decoder.final_softcap, None
+    if cap:
+      bent = jnp.tanh(out / cap)
+      out, slope = cap * bent, 1 - bent * bent
+    return out / self.temperature, slope
+
+  def pull(
+    self, matrix: Array, hidden: Array, d_logits: Array
+  ) -> tuple[Array, Array]:
+    """(d matrix in float32 or wider, d hidden) of uncapped logits."""
+    tied = self.decoder.tied
+    dot = functools.partial(
+      jnp.einsum,
+      precision=self.precision,
+      preferred_element_type=d_logits.dtype,
+    )
+    d_logits = d_logits.astype(hidden.dtype)
+    d_matrix = dot("pwv,pwd->vd" if tied else "pwv,pwd->dv", d_logits, hidden)
+    matrix = matrix.astype(hidden.dtype)
+    d_hidden = dot("pwv,vd->pwd" if tied else "pwv,dv->pwd", d_logits, matrix)
+    return d_matrix, d_hidden.astype(hidden.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked(
+  head: _Head,
+  matrix: Array,
+  hidden: Float[Array, "M P W D"],
+  target: Int[Array, "M P W"],
+) -> Scores:
+  """The scores of M chunks of W tokens of each prompt, [M P W] each."""
+  return _chunked_fwd(head, matrix, hidden, target)[0]
+
+
+def _chunked_fwd(head, matrix, hidden, target):
+  def chunk(_, inputs):
+    states, target = inputs
+    scores, _ = head.logits(matrix, states)
+    top = scores.max(-1)
+    weights = jnp.exp(scores - top[..., None])
+    mass = weights.sum(-1)
+    total = top + jnp.log(mass)
+    mean = jnp.sum(weights * scores, axis=-1) / mass
+    chosen = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
+    out = Scores(logp=chosen - total, entropy=total - mean, best=chosen >= top)
+    return None, (out, total)
+
+  _, (scores, total) = jax.lax.scan(chunk, None, (hidden, target))
+  return scores, (matrix, hidden, target, total)
+
+
+def _chunked_bwd(head, saved, d_scores):
+  matrix, hidden, target, total = saved
+
+  def chunk(d_matrix, inputs):
+    states, target, total, d_logp = inputs
+    scores, slope = head.logits(matrix, states)
+    token = jax.lax.broadcasted_iota(target.dtype, scores.shape, 2)
+    hit = token == target[..., None]
+    d_logits = hit - jnp.exp(scores - total[..., None])
+    d_logits *= d_logp[..., None] / head.temperature
+    if slope is not None:
+      d_logits *= slope
+    more, d_states = head.pull(matrix, states, d_logits)
+    return d_matrix + more, d_states
+
+  zeros = jnp.zeros(matrix.shape, total.dtype)
+  inputs = (hidden, target, total, d_scores.logp)
+  d_matrix, d_hidden = jax.lax.scan(chunk, zeros, inputs)
+  return d_matrix.astype(matrix.dtype), d_hidden, None
+
+
+_chunked.defvjp(_chunked_fwd, _chunked_bwd)

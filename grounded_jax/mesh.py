@@ -134,16 +134,22 @@ def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, spec(("batch",)))
 
 
+def row_ways(x: Float[Array, "P ..."]) -> int:
+  """Returns in how many parts the mesh of an array within jit cuts prompts."""
+  mesh = jax.typeof(x).sharding.mesh
+  return ways(mesh, "batch") if mesh.axis_names == AXES else 1
+
+
 def keep_rows(x: Float[Array, "P ..."]) -> Float[Array, "P ..."]:
   """Returns x with its prompts over the devices as those of a batch are.
 
   Left alone, the compiler may cut what it computes from weights that are cut
   over `fsdp` along `embed` instead, with every prompt on every device.
   """
-  mesh = jax.typeof(x).sharding.mesh
-  if mesh.axis_names != AXES or x.shape[0] % ways(mesh, "batch"):
+  cut = row_ways(x)
+  if cut == 1 or x.shape[0] % cut:
     return x
-  return jax.lax.with_sharding_constraint(x, rows(mesh))
+  return jax.lax.with_sharding_constraint(x, rows(jax.typeof(x).sharding.mesh))
 
 
 def check_rows(mesh: Mesh | AbstractMesh, name: str, count: int) -> None:

@@ -260,9 +260,12 @@ def _dense(x, w, axes, precision):
   """
   width = math.prod(w.shape[:axes])
   out = lora.matmul(x.reshape(-1, width), w, precision)
-  return out.reshape(*x.shape[: x.ndim - axes], *w.shape[axes:])
+  out = out.reshape(*x.shape[: x.ndim - axes], *w.shape[axes:])
+  return checkpoint_name(out, _PRODUCT)
 
 
+# A product with weights: what `dots` keeps, beside attention's output.
+_PRODUCT = "product"
 # The residual stream that enters a layer: what `offload` keeps, on the host.
 _STREAM = "residual_stream"
 
@@ -272,7 +275,7 @@ def _remat(body, remat: str):
     return body
   policies = jax.checkpoint_policies
   policy = {
-    "dots": policies.dots_with_no_batch_dims_saveable,
+    "dots": policies.save_only_these_names(_PRODUCT, attention.OUTPUT),
     "full": policies.nothing_saveable,
     "offload": policies.save_and_offload_only_these_names(
       names_which_can_be_saved=[],
@@ -435,6 +438,27 @@ def grouped_hidden(
   return _norm(hidden, params["norm"], decoder)
 
 
+def head(decoder: config.Decoder, params: Params) -> Float[Array, "_ _"]:
+  """Returns the matrix of `project`: [V D] of tied models, [D V] of others."""
+  return params["embed"] if decoder.tied else params["head"]
+
+
+def project(
+  decoder: config.Decoder,
+  matrix: Float[Array, "_ _"],
+  hidden: Float[Array, "*T D"],
+  precision: str = "default",
+) -> Float[Array, "*T V"]:
+  """Returns the logits before their cap, in float32 or wider."""
+  return jnp.einsum(
+    "...d,vd->...v" if decoder.tied else "...d,dv->...v",
+    hidden,
+    matrix.astype(hidden.dtype),
+    precision=precision,
+    preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
+  )
+
+
 def logits(
   graphdef: Any,
   params: Params,
@@ -443,13 +467,6 @@ def logits(
 ) -> Float[Array, "*T V"]:
   """Returns the logits of normed hidden states, in float32 or wider."""
   decoder = decoder_of(graphdef, params)
-  head = params["embed"] if decoder.tied else params["head"]
-  out = jnp.einsum(
-    "...d,vd->...v" if decoder.tied else "...d,dv->...v",
-    hidden,
-    head.astype(hidden.dtype),
-    precision=precision,
-    preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
-  )
+  out = project(decoder, head(decoder, params), hidden, precision)
   cap = decoder.final_softcap
   return cap * jnp.tanh(out / cap) if cap else out

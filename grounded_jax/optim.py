@@ -204,6 +204,8 @@ def micro_gradients(
   params: Any,
   batch: Any,
   micro: int,
+  live: Bool[Array, " P"] | None = None,
+  shards: int = 1,
 ) -> tuple[Any, Any]:
   """Returns the gradient summed over micro-batches, and each one's auxiliary.
 
@@ -213,9 +215,14 @@ def micro_gradients(
     params: what is differentiated.
     batch: a pytree of arrays whose first axis is P.
     micro: prompts per micro-batch; 0 = all at once.
+    live: which prompts have a share of the loss.  They come first, and
+      micro-batches without any are not computed; their number is no part of
+      the program.
+    shards: in how many parts the prompts are cut over devices.
 
   Returns:
-    The gradient, and the auxiliaries stacked along a new first axis.
+    The gradient, and the auxiliaries stacked along a new first axis; zeros
+    for micro-batches that were not computed.
   """
   gradient = jax.grad(loss, has_aux=True)
   total = jax.tree.leaves(batch)[0].shape[0]
@@ -224,14 +231,47 @@ def micro_gradients(
     grads, aux = gradient(params, batch)
     return grads, jax.tree.map(lambda x: x[None], aux)
 
+  used = count
+  if live is not None:
+    batch, used = _live_first(batch, live, count, shards)
   leaves, rebuild = split(batch, count)
+  one = lambda i: gradient(params, rebuild([leaf[i] for leaf in leaves]))
 
-  def body(total_grads, part):
-    grads, aux = gradient(params, rebuild(part))
-    return jax.tree.map(jnp.add, total_grads, _widened(grads)), aux
+  def body(i, carry):
+    total_grads, kept = carry
+    grads, aux = one(i)
+    kept = jax.tree.map(lambda x, new: x.at[i].set(new), kept, aux)
+    return jax.tree.map(jnp.add, total_grads, _widened(grads)), kept
 
   zeros = jax.tree.map(jnp.zeros_like, _widened(params))
-  return jax.lax.scan(body, zeros, leaves)
+  _, aux = jax.eval_shape(one, 0)
+  kept = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), aux)
+  return jax.lax.fori_loop(0, used, body, (zeros, kept))
+
+
+def _live_first(
+  batch: Any, live: Bool[Array, " P"], count: int, shards: int
+) -> tuple[Any, Int[Array, ""]]:
+  """(the batch, how many of `count` micro-batches have a live prompt).
+
+  Prompts move within their shard alone, to where `split` deals the first
+  micro-batches from.
+  """
+  live = live.reshape(shards, -1)
+  size = live.shape[1] // count  # of a micro-batch on one shard
+  order = jnp.argsort(~live, axis=1, stable=True)
+  order = order.reshape(shards, count, size).swapaxes(1, 2).reshape(shards, -1)
+
+  def move(x):
+    if not x.ndim:
+      return x
+    cut = x.reshape(shards, -1, *x.shape[1:])
+    index = order.reshape(*order.shape, *(1,) * (x.ndim - 1))
+    return jnp.take_along_axis(cut, index, axis=1).reshape(x.shape)
+
+  used = -(-live.sum(1).max() // size)
+  # Fields state their axes, which stay as they are.
+  return jax.tree.map(move, batch), used
 
 
 def split(

@@ -95,6 +95,21 @@ def test_update_depends_on_neither_micro_batches_nor_order(
     np.testing.assert_allclose(micro_metrics[name], value, atol=1e-10)
 
 
+def test_groups_left_out_of_the_loss_change_nothing(double_precision):
+  """Neither where they stand nor whether they share a micro-batch."""
+  cfg = dataclasses.replace(grpo_cases.plain(prompts=4), micro=1)
+  batch = rollout_batch()
+  batch = dataclasses.replace(batch, weight=batch.weight.at[1:3].set(0.0))
+  parts, metrics = one_update(cfg, batch)
+  alone, want = one_update(
+    dataclasses.replace(cfg, prompts=2), permuted(batch, [0, 3])
+  )
+  for got, expected in zip(parts, alone, strict=True):
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+  for name, value in want.items():
+    np.testing.assert_allclose(metrics[name], value, atol=1e-12)
+
+
 def test_local_denominators_would_give_another_gradient(double_precision):
   """The law above can fail: micro-batches differ in their token counts."""
   cfg, batch = grpo_cases.plain(prompts=4), rollout_batch()

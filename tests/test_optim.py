@@ -191,6 +191,42 @@ def test_micro_gradients_sum_to_the_whole():
     assert aux.shape == (6 // micro,) and aux.sum() == x.sum()
 
 
+def computed_and_summed(live, shards, micro=2):
+  """(micro-batches computed, their sum) of 8 prompts, by what is live."""
+  x = jnp.arange(1.0, 9.0)
+  loss = lambda w, part: (w * (part["x"] * part["live"]).sum(), 1.0)
+
+  @jax.jit
+  def gradient(live):
+    return optim.micro_gradients(
+      loss, jnp.ones(()), {"x": x, "live": live}, micro, live != 0, shards
+    )
+
+  grads, computed = gradient(jnp.array(live, jnp.float32))
+  np.testing.assert_array_equal(grads, (x * jnp.array(live)).sum())
+  return computed.tolist(), gradient
+
+
+@pytest.mark.parametrize(
+  "live, shards, computed",
+  [
+    ([1, 1, 1, 1, 1, 1, 1, 1], 1, 4),
+    ([0, 0, 1, 0, 0, 1, 0, 0], 1, 1),
+    ([0, 0, 1, 0, 0, 1, 1, 0], 1, 2),
+    ([0, 0, 0, 0, 0, 0, 0, 0], 1, 0),
+    ([0, 1, 0, 0, 0, 1, 0, 0], 2, 1),
+    ([0, 0, 0, 0, 1, 1, 1, 1], 2, 4),  # the shard that has most decides
+  ],
+)
+def test_micro_batches_without_a_live_prompt_are_not_computed(
+  live, shards, computed
+):
+  done, gradient = computed_and_summed(live, shards)
+  assert done == [1.0] * computed + [0.0] * (4 - computed)
+  gradient(jnp.ones(8))
+  assert gradient._cache_size() == 1  # how many are live is no new program
+
+
 def test_presets_are_valid_and_state_what_the_paper_states():
   paper, modern = presets.paper(), presets.modern()
   assert (paper.prompts * paper.group, paper.group) == (384, 8)
