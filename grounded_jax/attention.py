@@ -320,7 +320,9 @@ def _grouped_bwd(prompt_len, group, precision, scale, softcap, saved, d_out):
   d_out = _heads_first(d_out, kv_heads)
   q = _heads_first(q * _scale(scale, q), kv_heads)
   k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))
-  d_k = jnp.zeros((p, kv_heads, prompt_len, h), _wide(q))
+  # Gradients of keys and values are [P K H T] until the end: the products that
+  # give them then read scores as they lie, and only the narrow queries turned.
+  d_k = jnp.zeros((p, kv_heads, h, prompt_len), _wide(q))
   d_v = jnp.zeros_like(d_k)
 
   d_q = []
@@ -343,8 +345,8 @@ def _grouped_bwd(prompt_len, group, precision, scale, softcap, saved, d_out):
     )
     weights, d_scores = weights.astype(dtype), d_scores.astype(dtype)
     d_q.append(dot("pkrqs,pksh->pkrqh", d_scores, block_k))
-    d_k = d_k.at[:, :, :stop].add(dot("pkrqs,pkrqh->pksh", d_scores, block_q))
-    d_v = d_v.at[:, :, :stop].add(dot("pkrqs,pkrqh->pksh", weights, block_d))
+    d_k = d_k.at[..., :stop].add(dot("pkrqh,pkrqs->pkhs", block_q, d_scores))
+    d_v = d_v.at[..., :stop].add(dot("pkrqh,pkrqs->pkhs", block_d, weights))
   if t > prompt_len:
     own = (slice(None),) * 3 + (slice(prompt_len, None),)
     d_q_own, d_prompt, d_own = _own_backward(
@@ -357,12 +359,12 @@ def _grouped_bwd(prompt_len, group, precision, scale, softcap, saved, d_out):
     )
     d_q.append(d_q_own)
     d_k, d_v = (
-      jnp.concatenate([x, y], axis=2)
+      jnp.concatenate([x, y], axis=3)
       for x, y in zip(d_prompt, d_own, strict=True)
     )
   d_q = jnp.concatenate(d_q, axis=3) * _scale(scale, q)
   d_q = d_q.transpose(0, 3, 1, 2, 4).reshape(p, t, n, h)
-  d_k, d_v = (x.transpose(0, 2, 1, 3).astype(dtype) for x in (d_k, d_v))
+  d_k, d_v = (x.transpose(0, 3, 1, 2).astype(dtype) for x in (d_k, d_v))
   return d_q.astype(dtype), d_k, d_v, None, None
 
 
@@ -395,13 +397,13 @@ def _own_backward(saved, d_prompt, prompt_len, group, dot, softcap):
       )
       d_q = dot("pkmqs,pksh->pkmqh", d_over, prompt_k)
       d_q += dot("pkmqc,pkmch->pkmqh", d_own, own_k)
-      d_pk += dot("pkmqs,pkmqh->pksh", d_over, q)
-      d_pv += dot("pkmqs,pkmqh->pksh", w_over, d_out)
-      d_ok += dot("pkmqc,pkmqh->pkmch", d_own, q)
-      d_ov += dot("pkmqc,pkmqh->pkmch", w_own, d_out)
+      d_pk += dot("pkmqh,pkmqs->pkhs", q, d_over)
+      d_pv += dot("pkmqh,pkmqs->pkhs", d_out, w_over)
+      d_ok += dot("pkmqh,pkmqc->pkmhc", q, d_own)
+      d_ov += dot("pkmqh,pkmqc->pkmhc", d_out, w_own)
       return ((d_pk, d_pv), (d_ok, d_ov)), d_q
 
-    zeros = jnp.zeros(own_k.shape, _wide(q))
+    zeros = jnp.zeros(own_k.mT.shape, _wide(q))
     (d_prompt, d_own), d_q = jax.lax.scan(
       block, (d_prompt, (zeros, zeros)), (jnp.arange(blocks), block_inputs)
     )
@@ -412,7 +414,7 @@ def _own_backward(saved, d_prompt, prompt_len, group, dot, softcap):
   )
   p, heads = k.shape[:2]
   d_own = tuple(
-    x.transpose(1, 2, 0, 3, 4, 5).reshape(p, heads, group * own, -1)
+    x.transpose(1, 2, 4, 0, 3, 5).reshape(p, heads, -1, group * own)
     for x in d_own
   )
   return _join(d_q, repeat, own), d_prompt, d_own

@@ -122,7 +122,7 @@ class _Head:
   def pull(
     self, matrix: Array, hidden: Array, d_logits: Array
   ) -> tuple[Array, Array]:
-    """(d matrix in float32 or wider, d hidden) of uncapped logits."""
+    """(d matrix [D V] in float32 or wider, d hidden) of uncapped logits."""
     tied = self.decoder.tied
     dot = functools.partial(
       jnp.einsum,
@@ -130,9 +130,10 @@ class _Head:
       preferred_element_type=d_logits.dtype,
     )
     d_logits = d_logits.astype(hidden.dtype)
-    d_matrix = dot("pwv,pwd->vd" if tied else "pwv,pwd->dv", d_logits, hidden)
     matrix = matrix.astype(hidden.dtype)
     d_hidden = dot("pwv,vd->pwd" if tied else "pwv,dv->pwd", d_logits, matrix)
+    # The narrow operand is the one to be turned.
+    d_matrix = dot("pwd,pwv->dv", hidden, d_logits)
     return d_matrix, d_hidden.astype(hidden.dtype)
 
 
@@ -179,9 +180,11 @@ def _chunked_bwd(head, saved, d_scores):
     more, d_states = head.pull(matrix, states, d_logits)
     return d_matrix + more, d_states
 
-  zeros = jnp.zeros(matrix.shape, total.dtype)
+  tied = head.decoder.tied
+  zeros = jnp.zeros(matrix.shape[:: -1 if tied else 1], total.dtype)
   inputs = (hidden, target, total, d_scores.logp)
   d_matrix, d_hidden = jax.lax.scan(chunk, zeros, inputs)
+  d_matrix = d_matrix.T if tied else d_matrix
   return d_matrix.astype(matrix.dtype), d_hidden, None
 
 
