@@ -287,7 +287,7 @@ def define_flags(values: flags.FlagValues) -> None:
   number("micro", 0, 0, "Prompts per micro-batch; 0 = all at once.")
   flags.DEFINE_enum(
     "remat",
-    "none",
+    "dots",
     ("none", "dots", "full", "offload"),
     "What the backward pass computes again.",
     flag_values=values,
