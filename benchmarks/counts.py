@@ -115,9 +115,7 @@ def prefill(decoder: config.Decoder, work: Work, copies: int = 1) -> Forward:
 def decode_step(decoder: config.Decoder, work: Work, index: int) -> Forward:
   """Reading completion token `index` of every row, and the next logits."""
   rows = work.prompts * work.group
-  return _forward(
-    decoder, rows, rows * (work.prompt_len + index + 1), rows
-  )
+  return _forward(decoder, rows, rows * (work.prompt_len + index + 1), rows)
 
 
 def decode(decoder: config.Decoder, work: Work) -> int:

@@ -127,6 +127,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--read", action="append", default=[], help="Show this file of runs.")
   args = parser.parse_args(argv)
   args.models = args.models.absolute()
+  for flag in (f"{name}_python" for name in shapes.SYSTEMS):
+    path = vars(args)[flag]
+    if os.sep in path:  # runs start in the repository
+      vars(args)[flag] = os.path.abspath(path)
   args.systems = _known("--systems", args.systems, shapes.SYSTEMS)
   names = _known("--shapes", args.shapes, shapes.SHAPES)
   args.chosen = {name: shapes.SHAPES[name] for name in names}

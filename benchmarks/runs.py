@@ -17,7 +17,8 @@ from benchmarks import quiet
 from grounded_jax.records import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-_STEP = re.compile(
+# What a system says at the end of a step.
+STEP = re.compile(
   r"step (\d+)/\d+: [\d.]+ s \(rollout ([\d.]+), update ([\d.]+)\)"
 )
 _TAIL = 20  # lines of a failed run that are kept
@@ -59,7 +60,7 @@ def follow(
   )
   try:
     for line in process.stderr:
-      found = _STEP.search(line)
+      found = STEP.search(line)
       if not found:
         tail.append(line.strip())
         continue
