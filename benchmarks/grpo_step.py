@@ -21,6 +21,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -202,4 +203,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+  # As an exception, so that the run that is under way ends too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   sys.exit(main())

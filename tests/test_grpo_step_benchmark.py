@@ -1,6 +1,7 @@
 """The driver that times this project, TRL and Tunix side by side."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -164,6 +165,23 @@ def test_a_run_that_fails_says_why():
   code = "raise SystemExit('no room')"
   steps, error = runs.follow([sys.executable, "-c", code], print)
   assert steps == [] and error == "exit code 1: no room"
+
+
+def test_a_run_ends_with_the_driver(tmp_path):
+  code = (
+    "import os, pathlib, sys, time\n"
+    f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+    "print('step 1/2: 1.00 s (rollout 0.50, update 0.50)', file=sys.stderr)\n"
+    "time.sleep(600)"
+  )
+
+  def stop(text):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    runs.follow([sys.executable, "-c", code], stop)
+  with pytest.raises(ProcessLookupError):
+    os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 # The summary
