@@ -61,7 +61,7 @@ SHAPES = {
     micro=_ALL,
   ),
   # Tunix computes a prompt's whole group at once, with the logits of every
-  # token: it needs more than 24 GB at c and d.
+  # token: by estimate it needs more than 24 GB at c and d.
   "c": Shape(
     model="smollm2",
     prompts=2,
