@@ -6,6 +6,7 @@ The one place where sampled tokens become text.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from grounded_jax import (
   pipeline,
   rewards,
   sampler,
+  stops,
   types,
   weights,
 )
@@ -143,7 +145,9 @@ def begin(
   group: int,
   max_new_tokens: int,
   temperature: float,
+  top_k: int = 0,
   top_p: float = 1.0,
+  min_p: float = 0.0,
 ) -> types.Rollout:
   """G completions of each prompt, on the devices, which may still be at it."""
   return sampler.sample(
@@ -158,30 +162,44 @@ def begin(
     group=group,
     max_new_tokens=max_new_tokens,
     temperature=temperature,
+    top_k=top_k,
     top_p=top_p,
+    min_p=min_p,
     eos=policy.tokenizer.eos,
     model=policy.model,
   )
 
 
 def draw(
-  policy: Policy, params: Any, prompts: types.PromptBatch, **options: Any
+  policy: Policy,
+  params: Any,
+  prompts: types.PromptBatch,
+  stop: Sequence[str] = (),
+  **options: Any,
 ) -> types.Rollout:
-  """What `begin` begins with these options, on the host."""
-  return jax.device_get(begin(policy, params, prompts, **options))
+  """What `begin` begins with these options, on the host, cut at `stop`."""
+  begun = begin(policy, params, prompts, **options)
+  return stops.cut(policy.tokenizer, jax.device_get(begun), stop)
 
 
 def completions(
-  policy: Policy, rollout: types.Rollout, data: config.Data
+  policy: Policy,
+  rollout: types.Rollout,
+  data: config.Data,
+  stop: Sequence[str] = (),
 ) -> list[list[Completion]]:
-  """The text of each completion, [P][G], split into think and answer."""
+  """The text of each completion, [P][G], split into think and answer.
+
+  The last token of one that a stop string ended may hold more than that: the
+  text ends with it.
+  """
   prefill = pipeline.prefill(policy.tokenizer, data)
   p, g, _ = rollout.tokens.shape
 
   def one(i: int, j: int) -> Completion:
     ids = rollout.tokens[i, j][rollout.sampled[i, j]].tolist()
     return rewards.completion(
-      policy.tokenizer.decode(ids),
+      stops.until(policy.tokenizer.decode(ids), stop),
       finished=bool(rollout.finished[i, j]),
       tokens=len(ids),
       prefill=prefill,

@@ -21,10 +21,10 @@ LAYERS = (
   ("verifiers",),
   ("rewards", "trust_score"),
   ("masked", "mesh", "types"),
-  ("attention", "grpo_loss", "lora", "optim", "rotary"),
+  ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
   # Layer 2.
   ("consistency", "model", "report", "scoring", "selective", "tokenizer"),
-  ("baselines", "pipeline", "t5", "tokenizer_files"),
+  ("baselines", "pipeline", "stops", "t5", "tokenizer_files"),
   # Layer 3.
   ("lessons", "logp", "sampler", "weights"),
   # Layer 4.
