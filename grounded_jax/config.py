@@ -188,6 +188,9 @@ class Model:
   param_dtype: str = "float32"
   compute_dtype: str = "float32"
   sampler_dtype: str = ""  # "" = compute_dtype
+  # Of the sampler's keys and values: "" = as it computes, int8 = a byte each,
+  # with one scale for a head's vector.
+  kv_dtype: str = ""
   matmul_precision: str = "default"  # float32 dots: default, high, highest
   # Recompute in the backward pass: none, dots (all but matrix products), full
   # (all of a layer from its input), offload (so, the input kept on the host).
@@ -200,6 +203,7 @@ class Model:
     _choice("param_dtype", self.param_dtype, dtypes)
     _choice("compute_dtype", self.compute_dtype, dtypes)
     _choice("sampler_dtype", self.sampler_dtype, ("", *dtypes))
+    _choice("kv_dtype", self.kv_dtype, ("", "int8"))
     _choice("remat", self.remat, ("none", "dots", "full", "offload"))
     _choice(
       "matmul_precision", self.matmul_precision, ("default", "high", "highest")

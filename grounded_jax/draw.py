@@ -99,7 +99,7 @@ def categorical(
 def token(
   scores: Float[Array, "P G V"],
   keys: Array,
-  index: Int[Array, "#P"] | Int[Array, ""] | int,
+  index: Int[Array, "#P #G"] | Int[Array, ""] | int,
   rule: Rule,
 ) -> tuple[Int[Array, "P G"], Float[Array, "P G"]]:
   """Returns (token, logp) of each row.
@@ -110,7 +110,7 @@ def token(
   Args:
     scores: logits.
     keys: the random key of each row, [P G].
-    index: of the token in its completion: one for all rows, or each prompt's.
+    index: of the token in its completion: one for all rows, or each one's.
     rule: how it is chosen.
   """
   scores = scores / (rule.temperature or 1.0)
@@ -123,9 +123,8 @@ def token(
     uniform = lambda key, index: jax.random.uniform(
       jax.random.fold_in(key, index), dtype=scores.dtype
     )
-    index = jnp.broadcast_to(jnp.asarray(index), keys.shape[:1])
-    of_group = jax.vmap(uniform, (0, None))
-    drawn = categorical(choices, jax.vmap(of_group)(keys, index))
+    index = jnp.broadcast_to(jnp.asarray(index), keys.shape)
+    drawn = categorical(choices, jax.vmap(jax.vmap(uniform))(keys, index))
   else:
     drawn = jnp.argmax(choices, axis=-1)
   chosen = jnp.take_along_axis(scores, drawn[..., None], axis=-1)[..., 0]

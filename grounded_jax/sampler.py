@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from grounded_jax import config, draw, lora, types
+from grounded_jax import config, draw, kv_cache, lora, types
 from grounded_jax import model as model_lib
 
 # What a draw is for: two purposes never share randomness.
@@ -39,7 +39,7 @@ def row_keys(
   return jax.vmap(of_member, (0, None))(of_prompt, jnp.arange(group))
 
 
-def _cast(params: Any, dtype: str) -> Any:
+def cast(params: Any, dtype: str) -> Any:
   """The parameters in the sampler's dtype, as the learner casts them.
 
   It multiplies by the scales of norms in their own.
@@ -60,11 +60,22 @@ def _empty(shape: tuple[int, int, int], dtype: Any, logp_dtype: Any) -> dict:
   }
 
 
+def ends(token: Int[Array, "P G"], eos: Sequence[int]) -> Bool[Array, "P G"]:
+  """Returns which of the tokens end a completion."""
+  nowhere = jnp.zeros(token.shape, bool)
+  return functools.reduce(jnp.logical_or, [token == e for e in eos], nowhere)
+
+
 def _record(
-  state: dict, index: Array | int, token: Array, logp: Array, eos: Sequence[int]
+  state: dict,
+  index: Array | int,
+  token: Array,
+  logp: Array,
+  eos: Sequence[int],
+  limit: Array | int,
 ) -> dict:
   """The state with token `index` of the completions that have not ended."""
-  alive = ~state["finished"]
+  alive = ~state["finished"] & (index < limit)
   token = jnp.where(alive, token, 0).astype(state["tokens"].dtype)
   logp = jnp.where(alive, logp, 0.0)
   columns = {"tokens": token, "sampled": alive, "logp": logp}
@@ -72,10 +83,7 @@ def _record(
     name: jax.lax.dynamic_update_index_in_dim(state[name], value, index, 2)
     for name, value in columns.items()
   }
-  ended = functools.reduce(
-    jnp.logical_or, [token == e for e in eos], jnp.zeros_like(alive)
-  )
-  finished = state["finished"] | (alive & ended)
+  finished = state["finished"] | (alive & ends(token, eos))
   return state | written | {"last": token, "finished": finished}
 
 
@@ -113,6 +121,7 @@ def sample(
   min_p: float = 0.0,
   banned: tuple[int, ...] = (),
   ban_eos: bool = False,
+  limit: Int[Array, "P G"] | None = None,
   model: config.Model,
 ) -> types.Rollout:
   """Returns G completions of each prompt, each up to and including its EOS.
@@ -121,10 +130,11 @@ def sample(
     temperature: as in `draw.Rule`; so are top_k, top_p, min_p and banned.
     eos: the tokens that end a completion.
     ban_eos: never draw one of them (every completion has full length).
+    limit: tokens that each completion may have, where fewer than all.
   """
   dtype = model.sampler_dtype or model.compute_dtype
   precision = model.matmul_precision
-  params = _cast(lora.merged(params), dtype)
+  params = cast(lora.merged(params), dtype)
   keys = row_keys(seed, stage, step, purpose, prompts.key, group)
   rule = draw.Rule(
     temperature=temperature,
@@ -134,6 +144,7 @@ def sample(
     banned=banned + (eos if ban_eos else ()),
   )
   p, g, c = prompts.tokens.shape[0], group, max_new_tokens
+  limit = c if limit is None else jnp.minimum(limit, c)
 
   def next_token(hidden, index):
     scores = model_lib.logits(graphdef, params, hidden, precision)
@@ -146,13 +157,13 @@ def sample(
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
   token, logp = next_token(last, 0)
   state = _empty((p, g, c), prompts.tokens.dtype, logp.dtype)
-  state = _record(state, 0, token, logp, eos)
+  state = _record(state, 0, token, logp, eos, limit)
   # The last token is never read back.
-  state["cache"] = model_lib.decode_cache(cache, g, c - 1)
+  state["cache"] = kv_cache.decode_cache(cache, g, c - 1, model.kv_dtype)
 
   def go_on(carry):
     index, state = carry
-    return (index < c) & ~jnp.all(state["finished"])
+    return jnp.any(~state["finished"] & (index < limit))
 
   def one_token(carry):
     index, state = carry
@@ -160,7 +171,7 @@ def sample(
       graphdef, params, state["cache"], state["last"], index - 1, precision
     )
     token, logp = next_token(hidden, index)
-    state = _record(state, index, token, logp, eos)
+    state = _record(state, index, token, logp, eos, limit)
     return index + 1, state | {"cache": cache}
 
   _, state = jax.lax.while_loop(go_on, one_token, (jnp.int32(1), state))

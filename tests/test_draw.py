@@ -116,7 +116,7 @@ def test_bans_come_before_the_truncation():
 
 
 def test_each_prompt_may_be_at_a_token_of_its_own():
-  logits, at = scores(), jnp.arange(20) * 3
+  logits, at = scores(), 3 * jnp.arange(20)[:, None]
   got = draw.token(logits, keys(), at, rule())
   for p in range(20):
     want = draw.token(logits[p : p + 1], keys()[p : p + 1], 3 * p, rule())
