@@ -39,17 +39,6 @@ def _keep(options: slots.Options, cache: kv_cache.DecodeCache):
   return jax.tree.map(place, cache)
 
 
-@functools.partial(jax.jit, static_argnames="group")
-def keys(group: int, *address: Array) -> Array:
-  """The random keys' data of each completion, [P G 2].
-
-  Args:
-    group: G.
-    *address: as the first arguments of `sampler.row_keys`.
-  """
-  return jax.random.key_data(sampler.row_keys(*address, group))
-
-
 @functools.partial(jax.jit, static_argnames="options")
 def prepare(options: slots.Options, params: Any) -> Any:
   """The parameters as the blocks read them."""
@@ -94,12 +83,22 @@ def admit(
   params: Any,
   cache: kv_cache.DecodeCache,
   prompts: types.PromptBatch,
-  row_keys: Array,
   where: Array,
-) -> tuple[kv_cache.DecodeCache, Array, Array]:
-  """Reads prompts into slots; the cache, and first tokens with their logp.
+  address: tuple[Array, ...],
+) -> tuple[kv_cache.DecodeCache, Array, Array, Array]:
+  """Reads prompts into slots, and draws their first tokens.
 
-  A slot that does not exist takes nothing: so fewer prompts fill the shape.
+  Args:
+    options: of the programs.
+    params: as `prepare` makes them.
+    cache: of the widest part.
+    prompts: as many as are read at once.
+    where: the slot of each; one that does not exist takes nothing, so that
+      fewer prompts fill the shape.
+    address: of what is drawn: the first arguments of `sampler.row_keys`.
+
+  Returns:
+    The cache; the data of the completions' keys; first tokens; their logp.
   """
   hidden, made = model_lib.prefill(
     options.graphdef,
@@ -110,6 +109,8 @@ def admit(
     options.model.matmul_precision,
   )
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
+  made_keys = sampler.row_keys(*address, prompts.key, options.group)
+  row_keys = jax.random.key_data(made_keys)
   token, logp = _next(options, params, last, row_keys, 0)
   put = lambda old, new: old.at[:, where].set(new, mode="drop")
   prompt_k, prompt_v = kv_cache.prompt_entries(made, options.model.kv_dtype)
@@ -119,7 +120,7 @@ def admit(
     prompt_v=jax.tree.map(put, cache.prompt_v, prompt_v),
     length=cache.length.at[where].set(prompts.length, mode="drop"),
   )
-  return _keep(options, cache), token, logp
+  return _keep(options, cache), row_keys, token, logp
 
 
 @functools.partial(jax.jit, static_argnames="options", donate_argnames="target")

@@ -372,6 +372,10 @@ class GRPO:
   # Equal parts in which the prompts are sampled, the host scoring one while
   # the device samples the next: for verifiers slower than a sampler's pass.
   sample_chunks: int = 1  # 1 = all prompts at once
+  # Prompts decoded at once: a group that has ended gives its slot to the next
+  # prompt, so that long completions keep few others waiting.  0 = a batch of
+  # all prompts, until its longest completion ends.
+  slots: int = 0
   temperature: float = 1.0  # of the sampler and the learner alike
   # Draw only from: the likeliest so many tokens (0 = all), the fewest likeliest
   # of this mass (1 = all), those of at least this share of the likeliest one's
@@ -424,6 +428,12 @@ class GRPO:
       raise UserError(
         f"grpo.prompts={self.prompts} is not divisible by"
         f" grpo.sample_chunks={self.sample_chunks}."
+      )
+    _within(self, "slots", high=self.prompts)
+    if self.slots and self.sample_chunks > 1:
+      raise UserError(
+        f"grpo.slots={self.slots} needs grpo.sample_chunks=1, not"
+        f" {self.sample_chunks}: slots take one prompt after another already."
       )
     # At temperature 0 the completions of a group would all be one.
     _positive(self, "iterations", "temperature", "cispo_cap", "mismatch_cap")

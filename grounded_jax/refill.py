@@ -42,12 +42,12 @@ class _Stream:
     options: slots.Options,
     params: Any,
     prompts: types.PromptBatch,
-    keys: np.ndarray,
+    address: tuple[np.int32, ...],
     limit: np.ndarray,
     stopped: Stopped | None,
   ):
     self.options, self.params, self.prompts = options, params, prompts
-    self.keys, self.limit, self.stopped = keys, limit, stopped
+    self.address, self.limit, self.stopped = address, limit, stopped
     shape = (*limit.shape, options.max_new_tokens)
     self.rollout = types.Rollout(
       tokens=np.zeros(shape, np.int32),
@@ -111,7 +111,7 @@ class _Stream:
     row = lambda name: vars(source.rows)[name][slot, members]
     target.fill(
       free,
-      source.prompt[slot],
+      int(source.prompt[slot]),
       source.members[slot, members],
       drawn=source.rows.drawn[slot],
       **{name: row(name) for name in ("key", "limit", "last", "finished")},
@@ -139,21 +139,21 @@ class _Stream:
     """Reads the next prompts into free slots; whether there were any."""
     wide, begun = self.parts[0], []
     free = wide.free()
-    while free and self.waiting < len(self.keys):
-      n = min(self.options.admit, len(free), len(self.keys) - self.waiting)
+    while free and self.waiting < len(self.limit):
+      n = min(self.options.admit, len(free), len(self.limit) - self.waiting)
       rows = np.arange(self.waiting, self.waiting + n)
       begun.append((free[:n], rows, self._read(free[:n], rows)))
       self.waiting, free = self.waiting + n, free[n:]
     for taken, rows, drawn in begun:
-      token, logp = jax.device_get(drawn)
+      keys, token, logp = jax.device_get(drawn)
       every = np.arange(self.options.group)
-      for k, (slot, i) in enumerate(zip(taken, rows, strict=True)):
+      for k, (slot, i) in enumerate(zip(taken, rows.tolist(), strict=True)):
         wide.fill(
           slot,
           i,
           every,
           drawn=1,
-          key=self.keys[i],
+          key=keys[k],
           limit=self.limit[i],
           last=token[k],
           finished=np.isin(token[k], self.options.eos),
@@ -164,16 +164,16 @@ class _Stream:
     return bool(begun)
 
   def _read(self, taken: list[int], rows: np.ndarray) -> tuple:
-    """Begins to read prompts; their (first tokens, logp)."""
+    """Begins to read prompts; their (keys, first tokens, logp)."""
     options, wide = self.options, self.parts[0]
     filled = np.resize(rows, options.admit)
     where = np.full(options.admit, options.slots, np.int32)  # nowhere
     where[: len(taken)] = taken
     prompts = jax.tree.map(lambda x: np.asarray(x)[filled], self.prompts)
-    wide.cache, token, logp = blocks.admit(
-      options, self.params, wide.cache, prompts, self.keys[filled], where
+    wide.cache, *drawn = blocks.admit(
+      options, self.params, wide.cache, prompts, where, self.address
     )
-    return token, logp
+    return tuple(drawn)
 
   def _decode(self, parts: list[slots.Part]) -> None:
     """A block of tokens of these parts."""
@@ -261,18 +261,14 @@ def sample(
     limit: tokens that each completion may have, where fewer than all.
     stopped: of the tokens so far, at which of them their text ends it.
   """
-  whole = (len(prompts.length), options.group)
-  every = np.full(whole, options.max_new_tokens, np.int32)
-  keys = blocks.keys(
-    options.group,
-    *(np.int32(x) for x in (seed, stage, step, purpose)),
-    np.asarray(prompts.key),
+  every = np.full(
+    (len(prompts.length), options.group), options.max_new_tokens, np.int32
   )
   stream = _Stream(
     options,
     blocks.prepare(options, params),
     prompts,
-    jax.device_get(keys),
+    tuple(np.int32(x) for x in (seed, stage, step, purpose)),
     every if limit is None else np.minimum(every, limit).astype(np.int32),
     stopped,
   )

@@ -204,6 +204,8 @@ def draw_groups(
           top_k=cfg.top_k,
           top_p=cfg.top_p,
           min_p=cfg.min_p,
+          stop=stop,
+          slots=cfg.slots,
         )
       yield examples, prompts, rollout
 
