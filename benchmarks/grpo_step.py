@@ -118,7 +118,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--rounds", type=int, default=0, help="Runs of each; 0 = the shape's.")
   add("--steps", type=int, default=0, help="Of a run; 0 = the shape's.")
   add("--micro", action="append", default=[], metavar="SHAPE:SYSTEM:SIZE")
-  add("--remat", default="none", help="Ours: none, dots, full.")
+  add("--remat", default="dots", help="Ours: none, dots, full.")
   add("--ours_python", default=sys.executable)
   add("--trl_python", default="", help="The interpreter that has trl.")
   add("--tunix_python", default="", help="The interpreter that has tunix.")

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from grounded_jax import kv_cache
+
 # What a layer that is computed again need not compute again: see `model`.
 OUTPUT = "attention_output"
 
@@ -423,13 +425,23 @@ def _own_backward(saved, d_prompt, prompt_len, group, dot, softcap):
 grouped.defvjp(_grouped_fwd, _grouped_bwd)
 
 
+def _own_seen_by_next(
+  entry: Array, written: Array, entries: int, window: Array | None
+) -> Array:
+  """[#P C]: which entries of a ring of own keys the next token sees.
+
+  Entries are written in turn, so that the one before `entry` lies 1 back.
+  """
+  back = (entry - 1 - jnp.arange(entries)) % entries + 1
+  seen = back <= written
+  return seen if window is None else seen & (back < window)
+
+
 def decode(
   q: Float[Array, "P G N H"],
-  prompt: tuple[
-    Float[Array, "P K H L"], Float[Array, "P K L H"], Int[Array, " P"]
-  ],
+  prompt: tuple[kv_cache.Entries, kv_cache.Entries, Int[Array, " P"]],
   past: tuple[
-    Float[Array, "P K G C H"], Float[Array, "P K G C H"], Int[Array, ""]
+    kv_cache.Entries, kv_cache.Entries, Int[Array, "*P"], Int[Array, ""]
   ],
   new: tuple[Float[Array, "P G K H"], Float[Array, "P G K H"]],
   precision: str = "default",
@@ -441,8 +453,10 @@ def decode(
 
   Args:
     q: its query.
-    prompt: keys, values and length of the prompts, one copy for a group.
-    past: the completions' own keys and values, and how many are written.
+    prompt: keys [P K H L], values [P K L H] and length of the prompts, one copy
+      for a group.
+    past: the completions' own keys and values [P K G C H], a ring of C entries;
+      how many are written, in all prompts or in each; the entry after the last.
     new: the key and value of the token itself.
     precision: of the matrix products.
     scale: as in `grouped`; so are softcap and window.
@@ -450,26 +464,49 @@ def decode(
     window: positions that the token sees.
   """
   prompt_k, prompt_v, length = prompt
-  past_k, past_v, written = past
+  past_k, past_v, written, entry = past
   p, g, n, h = q.shape
-  q = q.reshape(p, g, prompt_k.shape[1], -1, h) * _scale(scale, q)
+  q = q.reshape(p, g, new[0].shape[2], -1, h) * _scale(scale, q)
   q = q.transpose(0, 2, 1, 3, 4)  # [P K G N/K H]
   dot = _dots(q, precision)
-  key, own_key = jnp.arange(prompt_v.shape[2]), jnp.arange(past_k.shape[3])
-  valid, own_valid = key < length[:, None], own_key < written
+  key = jnp.arange(prompt_v.values.shape[2])
+  written = jnp.reshape(written, (-1, 1))  # [#P 1]
+  valid = key < length[:, None]
   if window is not None:
     valid &= length[:, None] + written - key < window
-    own_valid &= written - own_key < window
-  over = _capped(dot("pkgrh,pkhl->pkgrl", q, prompt_k), softcap)
+  own_valid = _own_seen_by_next(entry, written, past_k.values.shape[3], window)
+  over = dot("pkgrh,pkhl->pkgrl", q, prompt_k.values.astype(q.dtype))
+  over = _capped(_times(over, prompt_k.scale, 2), softcap)
   over = jnp.where(valid[:, None, None, None], over, _MASKED)
-  own = _capped(dot("pkgrh,pkgch->pkgrc", q, past_k), softcap)
-  own = jnp.where(own_valid, own, _MASKED)
+  own = dot("pkgrh,pkgch->pkgrc", q, past_k.values.astype(q.dtype))
+  own = _capped(_times(own, past_k.scale, 3), softcap)
+  own = jnp.where(own_valid[:, None, None, None], own, _MASKED)
   itself = dot("pkgrh,pgkh->pkgr", q, new[0])[..., None]
   itself = _capped(itself, softcap)
-  values = (
-    ("pkgrl,pklh->pkgrh", prompt_v),
-    ("pkgrc,pkgch->pkgrh", past_v),
-    ("pkgrx,pgkh->pkgrh", new[1]),
+  parts = [over, own, itself]
+  top = functools.reduce(jnp.maximum, [s.max(-1) for s in parts])
+  over, own, itself = (jnp.exp(s - top[..., None]) for s in parts)
+  total = over.sum(-1) + own.sum(-1) + itself.sum(-1)
+  out = sum(
+    dot(spec, w.astype(q.dtype), v.astype(q.dtype))
+    for spec, w, v in (
+      ("pkgrl,pklh->pkgrh", _times(over, prompt_v.scale, 2), prompt_v.values),
+      ("pkgrc,pkgch->pkgrh", _times(own, past_v.scale, 3), past_v.values),
+      ("pkgrx,pgkh->pkgrh", itself, new[1]),
+    )
   )
-  out, _ = _softmax_parts([over, own, itself], values, dot)
-  return out.astype(q.dtype).transpose(0, 2, 1, 3, 4).reshape(p, g, n, h)
+  out = (out / total[..., None]).astype(q.dtype)
+  return out.transpose(0, 2, 1, 3, 4).reshape(p, g, n, h)
+
+
+def _times(x: Array, scale: Array | None, shared: int) -> Array:
+  """Scores or weights [P K G R S] times the scale of each of the S vectors.
+
+  Args:
+    x: scores or weights.
+    scale: [P K S] or [P K G S]; None = 1.
+    shared: the first axis of x that is not the scale's, up to S.
+  """
+  if scale is None:
+    return x
+  return x * jnp.expand_dims(scale, tuple(range(shared, x.ndim - 1)))

@@ -53,6 +53,14 @@ def _within(
       raise UserError(f"{name}={value} must be {wanted}.")
 
 
+def _check_drawing(section: Any) -> None:
+  """Refuses options of the choice of a token that no draw can have."""
+  _within(section, "top_k")
+  _within(section, "min_p", high=1)
+  _positive(section, "top_p")
+  _within(section, "top_p", high=1)
+
+
 def _check_sizes(kind: str, section: Any) -> None:
   """Refuses the sizes of a training batch that cannot be cut or sampled."""
   _positive(section, "prompts", "group")
@@ -180,6 +188,9 @@ class Model:
   param_dtype: str = "float32"
   compute_dtype: str = "float32"
   sampler_dtype: str = ""  # "" = compute_dtype
+  # Of the sampler's keys and values: "" = as it computes, int8 = a byte each,
+  # with one scale for a head's vector.
+  kv_dtype: str = ""
   matmul_precision: str = "default"  # float32 dots: default, high, highest
   # Recompute in the backward pass: none, dots (all but products
   # with weights and attention), full
@@ -193,6 +204,7 @@ class Model:
     _choice("param_dtype", self.param_dtype, dtypes)
     _choice("compute_dtype", self.compute_dtype, dtypes)
     _choice("sampler_dtype", self.sampler_dtype, ("", *dtypes))
+    _choice("kv_dtype", self.kv_dtype, ("", "int8"))
     _choice("remat", self.remat, ("none", "dots", "full", "offload"))
     _choice(
       "matmul_precision", self.matmul_precision, ("default", "high", "highest")
@@ -361,7 +373,18 @@ class GRPO:
   # Equal parts in which the prompts are sampled, the host scoring one while
   # the device samples the next: for verifiers slower than a sampler's pass.
   sample_chunks: int = 1  # 1 = all prompts at once
+  # Prompts decoded at once: a group that has ended gives its slot to the next
+  # prompt, so that long completions keep few others waiting.  0 = a batch of
+  # all prompts, until its longest completion ends.
+  slots: int = 0
   temperature: float = 1.0  # of the sampler and the learner alike
+  # Draw only from: the likeliest so many tokens (0 = all), the fewest likeliest
+  # of this mass (1 = all), those of at least this share of the likeliest one's
+  # probability (0 = all).  The learner's distribution stays the whole one.
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  stop: str = ""  # texts that end a completion, as EOS does, parted by |
   beta: float = 0.0  # KL weight; 0 = no reference model in memory
   kl: str = "k3"  # k3, or k3_weighted (importance-weighted, unbiased gradient)
   # token_mean (over the global batch, DAPO), sequence_mean (GRPO), constant
@@ -407,8 +430,15 @@ class GRPO:
         f"grpo.prompts={self.prompts} is not divisible by"
         f" grpo.sample_chunks={self.sample_chunks}."
       )
+    _within(self, "slots", high=self.prompts)
+    if self.slots and self.sample_chunks > 1:
+      raise UserError(
+        f"grpo.slots={self.slots} needs grpo.sample_chunks=1, not"
+        f" {self.sample_chunks}: slots take one prompt after another already."
+      )
     # At temperature 0 the completions of a group would all be one.
     _positive(self, "iterations", "temperature", "cispo_cap", "mismatch_cap")
+    _check_drawing(self)
     _within(self, "beta", "clip_high", "dual_clip", "delta", "refill_rounds")
     _within(self, "clip_low", high=1)
     if self.combine == "gdpo" and self.scale != "none":
@@ -486,17 +516,20 @@ class Eval:
   batch: int = 50  # prompts decoded at once
   max_new_tokens: int = 300
   temperature: float = 0.0
+  top_k: int = 0  # as in a stage's grpo; so are top_p, min_p and stop
   top_p: float = 1.0
+  min_p: float = 0.0
+  stop: str = ""
   splitter: str = "punkt"
   bootstrap: int = 1000  # resamples of the 95% intervals
   every: int = 0  # also after so many steps of a stage; 0 = never
 
   def __post_init__(self):
     _choice("splitter", self.splitter, SPLITTERS)
-    _positive(self, "batch", "top_p")
+    _positive(self, "batch")
     _within(self, "max_new_tokens", low=2)
     _within(self, "temperature", "bootstrap", "every")
-    _within(self, "top_p", high=1)
+    _check_drawing(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

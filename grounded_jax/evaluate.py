@@ -22,6 +22,7 @@ from grounded_jax import (
   sampler,
   scoring,
   selective,
+  stops,
   text,
   trust_score,
   verifiers,
@@ -79,7 +80,10 @@ def run(
   metrics["meta"] |= {
     "decoding": {
       "temperature": cfg.temperature,
+      "top_k": cfg.top_k,
       "top_p": cfg.top_p,
+      "min_p": cfg.min_p,
+      "stop": cfg.stop,
       "max_new_tokens": cfg.max_new_tokens,
       "seed": seed,
     },
@@ -167,6 +171,7 @@ def answers(
   keys = [pipeline.key(example.id) for example, _ in fitted]
   batch = min(cfg.batch, len(fitted))
   batch += -batch % policy.ways
+  stop = stops.parse(cfg.stop)
   out = []
   for start in range(0, len(fitted), batch):
     rows = list(range(start, min(start + batch, len(fitted))))
@@ -186,9 +191,12 @@ def answers(
       group=1,
       max_new_tokens=cfg.max_new_tokens,
       temperature=cfg.temperature,
+      top_k=cfg.top_k,
       top_p=cfg.top_p,
+      min_p=cfg.min_p,
+      stop=stop,
     )
-    texts = policy_lib.completions(policy, rollout, data)
+    texts = policy_lib.completions(policy, rollout, data, stop)
     for row, i in enumerate(rows):
       example, ids = fitted[i]
       sampled = rollout.sampled[row, 0]

@@ -46,6 +46,8 @@ def load(
     if stage.objective == "grpo" and section.sample_chunks > 1:
       size = section.prompts // section.sample_chunks
       mesh.check_rows(devices, "grpo.prompts/grpo.sample_chunks", size)
+    if stage.objective == "grpo" and section.slots:
+      mesh.check_rows(devices, "grpo.slots", section.slots)
     if section.micro:
       mesh.check_rows(devices, f"{stage.objective}.micro", section.micro)
   return Inputs(

@@ -16,7 +16,9 @@ body is the same and reads what the layer is from arrays over the layers.
 
 import dataclasses
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,31 +27,17 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import attention, config, lora, mesh, rotary, types
+from grounded_jax import (
+  attention,
+  config,
+  kv_cache,
+  lora,
+  mesh,
+  rotary,
+  types,
+)
 
 Params = dict[str, Any]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptCache:
-  """The keys and values of P prompts, read by all completions of each."""
-
-  k: Float[Array, "Y P L K H"]
-  v: Float[Array, "Y P L K H"]
-  length: Int[Array, " P"]  # entries beyond it are padding
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeCache:
-  """What decoding reads, laid out so that its products copy nothing."""
-
-  prompt_k: Float[Array, "Y P K H L"]
-  prompt_v: Float[Array, "Y P K L H"]
-  length: Int[Array, " P"]
-  own_k: Float[Array, "Y P K G C H"]
-  own_v: Float[Array, "Y P K G C H"]
 
 
 # The window of a layer that sees everything.
@@ -303,7 +291,7 @@ def prefill(
   length: Int[Array, " P"],
   compute_dtype: str = "float32",
   precision: str = "default",
-) -> tuple[Float[Array, "P L D"], PromptCache]:
+) -> tuple[Float[Array, "P L D"], kv_cache.PromptCache]:
   """Returns the prompts' hidden states (after the last norm) and their cache.
 
   Entries at and beyond a prompt's length are padding; nothing reads them.
@@ -324,70 +312,93 @@ def prefill(
   layers = (params["blocks"], _per_layer(decoder))
   x, (k, v) = jax.lax.scan(body, x, layers)
   hidden = _norm(x, params["norm"], decoder)
-  return hidden, PromptCache(k=k, v=v, length=length)
-
-
-def decode_cache(cache: PromptCache, group: int, tokens: int) -> DecodeCache:
-  """Returns the prompts' cache with room for `tokens` of each completion."""
-  y, p, _, k, h = cache.k.shape
-  own = jnp.zeros((y, p, k, group, tokens, h), cache.k.dtype)
-  return DecodeCache(
-    prompt_k=cache.k.transpose(0, 1, 3, 4, 2),
-    prompt_v=cache.v.transpose(0, 1, 3, 2, 4),
-    length=cache.length,
-    own_k=own,
-    own_v=own,
-  )
+  return hidden, kv_cache.PromptCache(k=k, v=v, length=length)
 
 
 def decode_step(
   graphdef: Any,
   params: Params,
-  cache: DecodeCache,
+  cache: kv_cache.DecodeCache,
   tokens: Int[Array, "P G"],
   index: Int[Array, ""],
   precision: str = "default",
-) -> tuple[Float[Array, "P G D"], DecodeCache]:
-  """Returns the hidden states after completion token `index`, and the cache.
+) -> tuple[Float[Array, "P G D"], kv_cache.DecodeCache]:
+  """Returns the hidden states after completion token `index`, and the cache."""
+  hidden, (cache,) = decode_parts(
+    graphdef, params, (cache,), tokens, (index,), index, precision
+  )
+  return hidden, cache
 
-  The layers read the cache as it was and return only the token's own keys and
-  values, written once for all layers: a cache carried through the layers
+
+def decode_parts(
+  graphdef: Any,
+  params: Params,
+  caches: Sequence[kv_cache.DecodeCache],
+  tokens: Int[Array, "P R"],
+  written: Sequence[Int[Array, "*P"]],
+  entry: Int[Array, ""],
+  precision: str = "default",
+) -> tuple[Float[Array, "P R D"], tuple[kv_cache.DecodeCache, ...]]:
+  """Returns the hidden states after one more token of each row.
+
+  Row p holds completions of several prompts, one of each cache: what knows no
+  attention is computed over all of them at once, so that the weights are read
+  once.
+
+  The layers read the caches as they were and return only the token's own keys
+  and values, written once for all layers: a cache carried through the layers
   would be copied for every token.
+
+  Args:
+    graphdef: of the model.
+    params: of the model, in the dtype to compute in.
+    caches: of as many prompts each; the own entries of all are rings of one
+      size.
+    tokens: to read, those of the first cache's completions first.
+    written: for each cache, the own tokens before: of all, or of each prompt.
+    entry: of the rings, where the new keys and values go.
+    precision: of the matrix products.
   """
   decoder = decoder_of(graphdef, params)
-  positions = jnp.broadcast_to(cache.length[:, None] + index, tokens.shape)
-  turns = rotary.turns(positions, decoder, cache.own_k.dtype.name)
+  dtype = params["embed"].dtype.name
+  groups = [cache.group for cache in caches]
+  ends = list(itertools.accumulate(groups))[:-1]
+  positions = [
+    jnp.broadcast_to((cache.length + done)[:, None], (tokens.shape[0], group))
+    for cache, done, group in zip(caches, written, groups, strict=True)
+  ]
+  turns = rotary.turns(jnp.concatenate(positions, axis=1), decoder, dtype)
 
   def body(x, inputs):
-    block, layer, prompt_k, prompt_v, past_k, past_v = inputs
-    q, k, v = _project(block, layer, x, turns, decoder, precision)
-    out = attention.decode(
-      q,
-      (prompt_k, prompt_v, cache.length),
-      (past_k, past_v, index),
-      (k, v),
-      **_rule(decoder, layer, precision),
-    )
-    return _finish(block, x, out, decoder, precision), (k, v)
+    block, layer, *entries = inputs
+    qkv = _project(block, layer, x, turns, decoder, precision)
+    parts = zip(*(jnp.split(x, ends, axis=1) for x in qkv), strict=True)
+    rule = _rule(decoder, layer, precision)
+    outs = [
+      attention.decode(
+        q, (*prompt, cache.length), (*past, done, entry), (k, v), **rule
+      )
+      for (q, k, v), (prompt, past), cache, done in zip(
+        parts, entries, caches, written, strict=True
+      )
+    ]
+    out = jnp.concatenate(outs, axis=1)
+    return _finish(block, x, out, decoder, precision), tuple(qkv[1:])
 
-  x = _embed(params, tokens, decoder, cache.own_k.dtype.name)
-  layers = (
-    params["blocks"],
-    _per_layer(decoder),
-    cache.prompt_k,
-    cache.prompt_v,
-    cache.own_k,
-    cache.own_v,
-  )
+  x = _embed(params, tokens, decoder, dtype)
+  entries = [((c.prompt_k, c.prompt_v), (c.own_k, c.own_v)) for c in caches]
+  layers = (params["blocks"], _per_layer(decoder), *entries)
   x, new = jax.lax.scan(body, x, layers)
-  own_k, own_v = (
-    jax.lax.dynamic_update_index_in_dim(
-      old, entry.transpose(0, 1, 3, 2, 4), index, axis=4
+  new = zip(*(jnp.split(x, ends, axis=2) for x in new), strict=True)
+  caches = tuple(
+    dataclasses.replace(
+      cache,
+      own_k=kv_cache.write(cache.own_k, k, entry),
+      own_v=kv_cache.write(cache.own_v, v, entry),
     )
-    for old, entry in zip((cache.own_k, cache.own_v), new, strict=True)
+    for cache, (k, v) in zip(caches, new, strict=True)
   )
-  hidden = _norm(x, params["norm"], decoder)
-  return hidden, dataclasses.replace(cache, own_k=own_k, own_v=own_v)
+  return _norm(x, params["norm"], decoder), caches
 
 
 def grouped_hidden(

@@ -6,6 +6,7 @@ The one place where sampled tokens become text.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,13 +18,17 @@ from grounded_jax import (
   config,
   lora,
   pipeline,
+  refill,
   rewards,
   sampler,
+  stops,
   types,
   weights,
 )
+from grounded_jax import draw as draw_lib
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
+from grounded_jax import slots as slots_lib
 from grounded_jax import tokenizer as tokenizer_lib
 from grounded_jax.records import Completion
 
@@ -143,45 +148,99 @@ def begin(
   group: int,
   max_new_tokens: int,
   temperature: float,
+  top_k: int = 0,
   top_p: float = 1.0,
+  min_p: float = 0.0,
+  stop: Sequence[str] = (),
+  slots: int = 0,
 ) -> types.Rollout:
-  """G completions of each prompt, on the devices, which may still be at it."""
+  """G completions of each prompt, on the devices, which may still be at it.
+
+  With slots they are drawn, and ended at `stop`, when it returns.
+  """
+  rule = draw_lib.Rule(
+    temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+  )
+  address = {"seed": seed, "stage": stage, "step": step, "purpose": purpose}
+  if slots:
+    made = _slots(policy, rule, group, max_new_tokens, slots, prompts)
+    ends = functools.partial(stops.ends_at, policy.tokenizer, stop=stop)
+    rollout, _ = refill.sample(
+      *(made, policy.whole(params), prompts),
+      stopped=ends if stop else None,
+      **address,
+    )
+    return rollout
   return sampler.sample(
     policy.graphdef,
     policy.whole(params),
     put(policy, prompts),
     # Arrays: as Python numbers they would compile anew for every value.
-    seed=jnp.int32(seed),
-    stage=jnp.int32(stage),
-    step=jnp.int32(step),
-    purpose=jnp.int32(purpose),
+    **{name: jnp.int32(value) for name, value in address.items()},
     group=group,
     max_new_tokens=max_new_tokens,
     temperature=temperature,
+    top_k=top_k,
     top_p=top_p,
+    min_p=min_p,
     eos=policy.tokenizer.eos,
     model=policy.model,
   )
 
 
+def _slots(
+  policy: Policy,
+  rule: draw_lib.Rule,
+  group: int,
+  max_new_tokens: int,
+  slots: int,
+  prompts: types.PromptBatch,
+) -> slots_lib.Options:
+  """What the programs of so many slots are compiled for."""
+  return slots_lib.Options(
+    graphdef=policy.graphdef,
+    model=policy.model,
+    rule=rule,
+    eos=policy.tokenizer.eos,
+    group=group,
+    max_new_tokens=max_new_tokens,
+    slots=slots,
+    prompt_len=prompts.tokens.shape[1],
+    admit=policy.ways,
+    mesh=policy.rows.mesh,
+  )
+
+
 def draw(
-  policy: Policy, params: Any, prompts: types.PromptBatch, **options: Any
+  policy: Policy,
+  params: Any,
+  prompts: types.PromptBatch,
+  stop: Sequence[str] = (),
+  **options: Any,
 ) -> types.Rollout:
-  """What `begin` begins with these options, on the host."""
-  return jax.device_get(begin(policy, params, prompts, **options))
+  """What `begin` begins with these options, on the host, cut at `stop`."""
+  begun = begin(policy, params, prompts, **options)
+  return stops.cut(policy.tokenizer, jax.device_get(begun), stop)
 
 
 def completions(
-  policy: Policy, rollout: types.Rollout, data: config.Data
+  policy: Policy,
+  rollout: types.Rollout,
+  data: config.Data,
+  stop: Sequence[str] = (),
 ) -> list[list[Completion]]:
-  """The text of each completion, [P][G], split into think and answer."""
+  """The text of each completion, [P][G], split into think and answer.
+
+  The last token of one that a stop string ended may hold more than that: the
+  text ends with it.
+  """
   prefill = pipeline.prefill(policy.tokenizer, data)
   p, g, _ = rollout.tokens.shape
 
   def one(i: int, j: int) -> Completion:
     ids = rollout.tokens[i, j][rollout.sampled[i, j]].tolist()
     return rewards.completion(
-      policy.tokenizer.decode(ids),
+      stops.until(policy.tokenizer.decode(ids), stop),
       finished=bool(rollout.finished[i, j]),
       tokens=len(ids),
       prefill=prefill,

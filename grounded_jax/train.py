@@ -31,6 +31,7 @@ from grounded_jax import (
   report,
   rewards,
   sft,
+  stops,
   types,
   verifiers,
 )
@@ -180,7 +181,7 @@ def draw_groups(
   begun before the one before it is fetched.
   """
   exp, stage = book.experiment, book.experiment.stages[index]
-  cfg = stage.grpo
+  cfg, stop = stage.grpo, stops.parse(stage.grpo.stop)
 
   def begun() -> Iterator[tuple]:
     size = cfg.prompts // cfg.sample_chunks
@@ -200,20 +201,27 @@ def draw_groups(
           group=cfg.group,
           max_new_tokens=cfg.max_new_tokens,
           temperature=cfg.temperature,
+          top_k=cfg.top_k,
+          top_p=cfg.top_p,
+          min_p=cfg.min_p,
+          stop=stop,
+          slots=cfg.slots,
         )
       yield examples, prompts, rollout
 
   def scored(examples, prompts, rollout) -> groups.Groups:
     # 3. Score on the host.  -> [P G]
     with watch("score"):
-      completions = policy_lib.completions(book.policy, rollout, exp.data)
+      completions = policy_lib.completions(book.policy, rollout, exp.data, stop)
       return groups.scored(examples, prompts, rollout, completions, score)
 
   scores = []
   with overlap.thread() as beside:
     for examples, prompts, rollout in overlap.one_ahead(begun()):
       with watch("sample"):
-        rollout = jax.device_get(rollout)
+        rollout = stops.cut(
+          book.policy.tokenizer, jax.device_get(rollout), stop
+        )
       with watch("score_wait"):  # the thread may hold the interpreter at once
         scores.append(beside.submit(scored, examples, prompts, rollout))
     with watch("score_wait"):

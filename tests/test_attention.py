@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grounded_jax import attention
+from grounded_jax import attention, kv_cache
 
 L, G = 9, 4
 LENGTH = jnp.array([9, 1, 5])
@@ -128,10 +128,20 @@ def test_decoding_one_token_equals_its_row_of_the_whole(window):
     whole = attention.dense(q, k, v, LENGTH, L, G, **rule)
     cut = lambda x: x[:, L:].reshape(3, G, own, *x.shape[2:])
     heads_first = lambda x: cut(x).transpose(0, 3, 1, 2, 4)
+    entries = lambda x: kv_cache.Entries(values=x)
     got = attention.decode(
       cut(q)[:, :, 2],
-      (k[:, :L].transpose(0, 2, 3, 1), v[:, :L].transpose(0, 2, 1, 3), LENGTH),
-      (heads_first(k), heads_first(v), jnp.array(2)),
+      (
+        entries(k[:, :L].transpose(0, 2, 3, 1)),
+        entries(v[:, :L].transpose(0, 2, 1, 3)),
+        LENGTH,
+      ),
+      (
+        entries(heads_first(k)),
+        entries(heads_first(v)),
+        jnp.array(2),
+        jnp.array(2),
+      ),
       (cut(k)[:, :, 2], cut(v)[:, :, 2]),
       **rule,
     )

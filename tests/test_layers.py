@@ -20,13 +20,16 @@ LAYERS = (
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
-  ("masked", "mesh", "types"),
-  ("attention", "grpo_loss", "lora", "optim", "rotary"),
+  ("kv_cache", "masked", "mesh", "types"),
+  ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
+  ("slots",),
   # Layer 2.
   ("consistency", "model", "report", "scoring", "selective", "tokenizer"),
-  ("baselines", "pipeline", "t5", "tokenizer_files"),
+  ("baselines", "pipeline", "stops", "t5", "tokenizer_files"),
   # Layer 3.
   ("lessons", "logp", "sampler", "weights"),
+  ("blocks",),
+  ("refill",),
   # Layer 4.
   ("checkpoint", "grpo", "sft"),
   ("groups", "inputs", "policy", "verifiers/t5"),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grounded_jax import config
+from grounded_jax import config, kv_cache
 from grounded_jax import model as model_lib
 
 NAMES = tuple(cases.DECODERS)
@@ -94,7 +94,7 @@ def decode_all(graphdef, params, batch, tokens):
   _, prompt = model_lib.prefill(
     graphdef, params, batch.tokens, batch.length, dtype
   )
-  cache = model_lib.decode_cache(prompt, g, c - 1)
+  cache = kv_cache.decode_cache(prompt, g, c - 1)
 
   def step(cache, index):
     hidden, cache = model_lib.decode_step(
