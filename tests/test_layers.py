@@ -35,6 +35,7 @@ LAYERS = (
   ("groups", "inputs", "policy", "verifiers/t5"),
   # Layer 5.
   ("benchmark", "evaluate", "plan"),
+  ("aot",),
   ("journal", "variants"),
   # Layers 6 and 7.
   ("train",),
