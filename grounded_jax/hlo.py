@@ -204,9 +204,7 @@ def _collectives(module, frame: _Frame, instruction) -> Iterator[Collective]:
     for name in instruction.operands
     for shape in computation.instructions[name].shapes
   ]
-  got = instruction.shapes
-  if instruction.opcode != kind:
-    got = hlo_cost.results(instruction, given)
+  got = hlo_cost.results(computation, instruction)
   yield Collective(
     kind=kind,
     bytes=max(sum(shape.bytes for shape in side) for side in (given, got)),

@@ -24,7 +24,7 @@ _FREE = frozenset(
 )
 # Custom calls of TPUs that name memory and move nothing.
 _FREE_CALLS = ("AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast")
-_SLICES = ("dynamic-slice", "gather", "slice", "slice-start")
+_SLICES = ("dynamic-slice", "gather", "slice")
 _UPDATES = {"dynamic-update-slice": 1, "scatter": 2}  # operand of the update
 # Operations of a fusion that only rename or reorder what they pass on.
 _MOVES = frozenset("bitcast convert copy reshape transpose".split())
@@ -176,35 +176,40 @@ def _moved(module, computation, instruction, space: int) -> int:
     return 0
   if instruction.word("custom_call_target") in _FREE_CALLS:
     return 0
-  operands = [
-    computation.instructions[name]
-    for name in dict.fromkeys(instruction.operands)
-  ]
-  whole = [shape for operand in operands for shape in operand.shapes]
   if opcode == "fusion":
     return _fusion_bytes(module, computation, instruction, space)
-  if opcode in _SLICES:
-    # slice-start's result holds the operand, the slice and a mark.
-    result = instruction.shapes[1 if opcode == "slice-start" else 0]
-    read = dataclasses.replace(result, space=whole[0].space)
-    return _bytes((*whole[1:], read, result), space)
-  if opcode in _UPDATES:
-    update = whole[_UPDATES[opcode]]
-    written = dataclasses.replace(update, space=instruction.shapes[0].space)
-    again = [written] * (opcode == "scatter")  # it adds to what is there
-    return _bytes((*whole[1:], written, *again), space)
-  if opcode.endswith("-start"):
-    return _bytes(whole, space) + _bytes(results(instruction, whole), space)
-  return _bytes(whole, space) + _bytes(instruction.shapes, space)
+  made, kind = results(computation, instruction), opcode.removesuffix("-start")
+  names = dict.fromkeys(instruction.operands)  # each is read once
+  first, *others = _arrays(computation, names) or [None]
+  if kind in _SLICES:
+    read = dataclasses.replace(made[0], space=first.space)
+    return _bytes((read, *others, *made), space)
+  if kind in _UPDATES:
+    update = _operand(computation, instruction, _UPDATES[kind])
+    written = dataclasses.replace(update, space=made[0].space)
+    again = [written] * (kind == "scatter")  # it adds to what is there
+    return _bytes((*others, written, *again), space)
+  return _bytes((*([first] if names else ()), *others, *made), space)
 
 
-def results(instruction, operands) -> tuple[hlo_text.Shape, ...]:
-  """The arrays that an asynchronous start makes, without what it passes on."""
-  shapes = list(instruction.shapes)
+def _arrays(computation, names) -> list[hlo_text.Shape]:
+  """The arrays of the instructions of these names."""
+  return [s for name in names for s in computation.instructions[name].shapes]
+
+
+def results(computation, instruction) -> tuple[hlo_text.Shape, ...]:
+  """The arrays that an instruction makes.
+
+  An asynchronous start passes its operands on beside them, and marks.
+  """
+  shapes = instruction.shapes
   if instruction.opcode == "copy-start":
-    return (shapes[0],)
-  if len(shapes) > len(operands):  # operands, results, marks
-    shapes = shapes[len(operands) :]
+    return shapes[:1]
+  if not instruction.opcode.endswith("-start"):
+    return shapes
+  passed = len(_arrays(computation, instruction.operands))
+  if len(shapes) > passed:
+    shapes = shapes[passed:]
   return tuple(shape for shape in shapes if shape.dims)
 
 

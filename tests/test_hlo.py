@@ -242,6 +242,24 @@ def test_only_the_main_memory_counts():
   assert found.elementwise == 100
 
 
+def test_slices_and_updates_of_the_hosts_memory_count_as_their_slice():
+  body = (
+    _INPUTS
+    + """\
+  %far = f32[9,40]{1,0:S(5)} custom-call(), custom_call_target="AllocateBuffer"
+  %ds = ((f32[9,40]{1,0:S(5)}, s32[], s32[]), f32[1,40]{1,0}, u32[]{:S(2)}) \
+dynamic-slice-start(%far, %i, %i), dynamic_slice_sizes={1,40}
+  %dd = f32[1,40]{1,0} dynamic-slice-done(%ds)
+  %us = ((f32[9,40]{1,0:S(5)}, f32[1,40]{1,0}, s32[], s32[]), \
+f32[9,40]{1,0:S(5)}, u32[]{:S(2)}) dynamic-update-slice-start(%far, %dd, %i, %i)
+  %ud = f32[9,40]{1,0:S(5)} dynamic-update-slice-done(%us)
+"""
+  )
+  found = total(body)
+  assert found.host == 2 * 4 * 40
+  assert found.main - _MADE == 2 * (4 * 40 + 4)  # with each one's index
+
+
 def test_what_names_memory_costs_nothing():
   body = """\
   %p = f32[2]{0} parameter(0)
