@@ -17,6 +17,9 @@ LAYERS = (
   # Layer 1 of the design: without jax, then with it.
   ("jsonstream",),
   ("files", "gguf_vocab", "log", "outputs", "overlap", "prompts"),
+  ("hlo_text",),
+  ("hlo_cost",),
+  ("hlo",),
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
@@ -35,6 +38,7 @@ LAYERS = (
   ("groups", "inputs", "policy", "verifiers/t5"),
   # Layer 5.
   ("benchmark", "evaluate", "plan"),
+  ("aot",),
   ("journal", "variants"),
   # Layers 6 and 7.
   ("train",),
@@ -50,6 +54,9 @@ NO_JAX = (
   "data",
   "files",
   "gguf_vocab",
+  "hlo",
+  "hlo_cost",
+  "hlo_text",
   "jsonstream",
   "log",
   "main",

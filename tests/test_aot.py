@@ -1,0 +1,99 @@
+"""Programs compiled for TPUs that are not here."""
+
+import dataclasses
+
+import pytest
+
+from grounded_jax import aot, config, plan
+from grounded_jax.records import UserError
+
+DECODER = config.Decoder(
+  layers=4, embed=256, mlp=512, heads=4, kv_heads=4, head_dim=64, vocab=1024
+)
+SHAPE = plan.Shape(
+  prompts=8,
+  prompt_len=256,
+  group=2,
+  new_tokens=65,
+  micro=0,
+  chunks=1,
+  extra_logp=0,
+  supervised=False,
+)
+STAGE = config.Stage(
+  name="one",
+  grpo=config.GRPO(prompts=8, group=2, max_new_tokens=65),
+  optimizer=config.Optimizer(),
+)
+
+
+def target(layout: config.Mesh, **options) -> aot.Target:
+  model = config.Model(decoder=DECODER, compute_dtype="bfloat16", **options)
+  return aot.target(model, DECODER, aot.mesh("v5e:2x2", layout))
+
+
+@pytest.fixture(autouse=True)
+def _compiler(monkeypatch):
+  """TPUs as their compiler's library describes them, asking no server."""
+  pytest.importorskip("libtpu", reason="needs the extra [tpu]")
+  for name, value in (
+    ("TPU_SKIP_MDS_QUERY", "1"),
+    ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
+    ("TPU_WORKER_HOSTNAMES", "localhost"),
+  ):
+    monkeypatch.setenv(name, value)
+
+
+@pytest.mark.slow
+def test_offload_moves_the_residual_stream_to_the_host_and_back():
+  device, host = (
+    aot.compile(
+      aot.lower_update(target(config.Mesh(), remat=remat), STAGE, SHAPE)
+    )
+    for remat in ("full", "offload")
+  )
+  # Of one of four devices, in bfloat16.
+  stream = 4 * 2 * (256 + 2 * 64) * 256 * 2
+  assert device.memory["host"] == 0 == device.counts.total().host
+  assert host.memory["host"] == stream
+  assert host.counts.total().host == 2 * stream  # there and back
+
+
+@pytest.mark.slow
+def test_no_weights_move_while_decoding_if_they_are_cut_over_heads():
+  layout = config.Mesh(data=2, fsdp=1, tensor=2)
+  drawn = aot.compile(aot.lower_sampler(target(layout), SHAPE))
+  step = drawn.decode_step()
+  assert aot.moved(step) == {}
+  assert [loop.trips for loop in step.loops] == [4]  # layers
+  assert len(drawn.table()["loops_of_unknown_length"]) == 1
+
+
+@pytest.mark.slow
+def test_an_experiment_becomes_a_table_of_each_stage():
+  supervised = config.Stage(
+    name="two",
+    objective="sft",
+    sft=config.SFT(prompts=8, max_new_tokens=33),
+  )
+  experiment = config.Experiment(
+    name="e",
+    model=config.Model(decoder=DECODER, compute_dtype="bfloat16"),
+    data=config.Data(max_prompt_len=128),
+    stages=(STAGE, supervised),
+  )
+  found = aot.run(experiment, "v5e:2x2")
+  assert {name: set(stage) for name, stage in found.items()} == {
+    "one": {"devices", "update", "sampler", "decode_step"},
+    "two": {"devices", "update"},
+  }
+  assert found["two"]["update"]["flops"] > 0
+  small = dataclasses.replace(STAGE.grpo, prompts=6)
+  odd = dataclasses.replace(STAGE, grpo=small)
+  with pytest.raises(UserError, match="6 prompts are not divisible by the 4"):
+    aot.run(dataclasses.replace(experiment, stages=(odd,)), "v5e:2x2")
+
+
+def test_a_topology_that_does_not_exist_is_named():
+  with pytest.raises(UserError, match="v5e:1x7x3"):
+    aot.mesh("v5e:1x7x3", config.Mesh())
