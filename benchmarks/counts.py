@@ -95,13 +95,11 @@ def recomputed(forward: Forward, remat: str) -> int:
   """Multiply-adds that the backward pass does again, beside the minimum.
 
   Attention's scores (half of its forward pass) and the logits, always; with
-  `remat` "dots" attention's forward pass, with "full" that of all layers.
+  `remat` "full" or "offload" the forward pass of all layers.
   """
   again = forward.attention // 2 + forward.head
-  if remat in ("dots", "full"):
-    again += forward.attention
-  if remat == "full":
-    again += forward.layers
+  if remat in ("full", "offload"):
+    again += forward.attention + forward.layers
   return again
 
 
