@@ -196,7 +196,7 @@ class Model:
   # with weights and attention), full
   # (all of a layer from its input), offload (so, the input kept on the host).
   remat: str = "none"
-  logp_chunk: int = 512  # completion tokens per chunk of the output head
+  logp_chunk: int = 512  # completion tokens per device and chunk of the head
   lora: LoRA = LoRA()
 
   def __post_init__(self):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grounded_jax import config, types
+from grounded_jax import config, mesh, types
 from grounded_jax import model as model_lib
 
 
@@ -78,7 +78,9 @@ def token_scores(
   p, g, c, d = hidden.shape
   # Chunks run along the completion tokens of every prompt, so that the prompt
   # axis keeps its sharding.
-  width = min(max(model.logp_chunk // p, 1), g * c)
+  shards = mesh.row_ways(hidden)
+  shards = shards if p % shards == 0 else 1
+  width = min(max(model.logp_chunk * shards // p, 1), g * c)
   chunks = -(-g * c // width)
   pad = chunks * width - g * c
   hidden = jnp.pad(hidden.reshape(p, g * c, d), ((0, 0), (0, pad), (0, 0)))
@@ -89,6 +91,7 @@ def token_scores(
       decoder=decoder,
       temperature=temperature or 1.0,
       precision=model.matmul_precision,
+      shards=shards,
     ),
     model_lib.head(decoder, params),
     hidden.reshape(p, chunks, width, d).swapaxes(0, 1),
@@ -109,6 +112,12 @@ class _Head:
   decoder: config.Decoder
   temperature: float
   precision: str
+  shards: int  # in which devices hold the prompts
+
+  def ready(self, matrix: Array, dtype: Any) -> Array:
+    """The matrix as every chunk reads it: gathered and cast once for all."""
+    axes = ("vocab", "embed") if self.decoder.tied else ("embed", "vocab")
+    return mesh.gathered(matrix.astype(dtype), axes)
 
   def logits(self, matrix: Array, hidden: Array) -> tuple[Array, Array | None]:
     """(tempered logits, d capped / d uncapped or None without a cap)."""
@@ -122,7 +131,11 @@ class _Head:
   def pull(
     self, matrix: Array, hidden: Array, d_logits: Array
   ) -> tuple[Array, Array]:
-    """(d matrix [D V] in float32 or wider, d hidden) of uncapped logits."""
+    """(d matrix [S D V] in float32 or wider, d hidden) of uncapped logits.
+
+    Every device's share of d matrix stays by itself: summed in each chunk, the
+    whole of it would cross the mesh every time.
+    """
     tied = self.decoder.tied
     dot = functools.partial(
       jnp.einsum,
@@ -130,10 +143,10 @@ class _Head:
       preferred_element_type=d_logits.dtype,
     )
     d_logits = d_logits.astype(hidden.dtype)
-    matrix = matrix.astype(hidden.dtype)
     d_hidden = dot("pwv,vd->pwd" if tied else "pwv,dv->pwd", d_logits, matrix)
     # The narrow operand is the one to be turned.
-    d_matrix = dot("pwd,pwv->dv", hidden, d_logits)
+    cut = lambda x: x.reshape(self.shards, -1, *x.shape[1:])
+    d_matrix = dot("spwd,spwv->sdv", cut(hidden), cut(d_logits))
     return d_matrix, d_hidden.astype(hidden.dtype)
 
 
@@ -149,9 +162,11 @@ def _chunked(
 
 
 def _chunked_fwd(head, matrix, hidden, target):
+  ready = head.ready(matrix, hidden.dtype)
+
   def chunk(_, inputs):
     states, target = inputs
-    scores, _ = head.logits(matrix, states)
+    scores, _ = head.logits(ready, states)
     top = scores.max(-1)
     weights = jnp.exp(scores - top[..., None])
     mass = weights.sum(-1)
@@ -167,23 +182,26 @@ def _chunked_fwd(head, matrix, hidden, target):
 
 def _chunked_bwd(head, saved, d_scores):
   matrix, hidden, target, total = saved
+  ready = head.ready(matrix, hidden.dtype)
 
   def chunk(d_matrix, inputs):
     states, target, total, d_logp = inputs
-    scores, slope = head.logits(matrix, states)
+    scores, slope = head.logits(ready, states)
     token = jax.lax.broadcasted_iota(target.dtype, scores.shape, 2)
     hit = token == target[..., None]
     d_logits = hit - jnp.exp(scores - total[..., None])
     d_logits *= d_logp[..., None] / head.temperature
     if slope is not None:
       d_logits *= slope
-    more, d_states = head.pull(matrix, states, d_logits)
-    return d_matrix + more, d_states
+    more, d_states = head.pull(ready, states, d_logits)
+    return mesh.keep_parts(d_matrix + more, hidden), d_states
 
   tied = head.decoder.tied
-  zeros = jnp.zeros(matrix.shape[:: -1 if tied else 1], total.dtype)
+  shape = (head.shards, *matrix.shape[:: -1 if tied else 1])
+  zeros = mesh.keep_parts(jnp.zeros(shape, total.dtype), hidden)
   inputs = (hidden, target, total, d_scores.logp)
   d_matrix, d_hidden = jax.lax.scan(chunk, zeros, inputs)
+  d_matrix = d_matrix.sum(0)
   d_matrix = d_matrix.T if tied else d_matrix
   return d_matrix.astype(matrix.dtype), d_hidden, None
 

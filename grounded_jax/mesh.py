@@ -152,6 +152,40 @@ def keep_rows(x: Float[Array, "P ..."]) -> Float[Array, "P ..."]:
   return jax.lax.with_sharding_constraint(x, rows(jax.typeof(x).sharding.mesh))
 
 
+def keep_parts(
+  x: Float[Array, "S D V"], rows: Float[Array, "..."]
+) -> Float[Array, "S D V"]:
+  """Returns x, whose S parts are sums over the prompts of one device each.
+
+  They stay where they are; how the rest is cut is left to the compiler.
+
+  Args:
+    x: the sums.
+    rows: an array within jit that knows the mesh.
+  """
+  mesh = jax.typeof(rows).sharding.mesh
+  if x.shape[0] == 1:
+    return x
+  free = PartitionSpec.UNCONSTRAINED
+  cut = NamedSharding(mesh, PartitionSpec(RULES["batch"], free, free))
+  return jax.lax.with_sharding_constraint(x, cut)
+
+
+def gathered(x: Float[Array, "_ _"], axes: tuple[str, ...]) -> Array:
+  """Returns a matrix whole on every device, but for what `tensor` cuts.
+
+  Args:
+    x: within jit.
+    axes: its logical axes.
+  """
+  mesh = jax.typeof(x).sharding.mesh
+  if mesh.axis_names != AXES or ways(mesh, "batch") == 1:
+    return x
+  kept = [RULES[axis] if RULES[axis] == ("tensor",) else None for axis in axes]
+  cut = NamedSharding(mesh, PartitionSpec(*kept))
+  return jax.lax.with_sharding_constraint(x, cut)
+
+
 def check_rows(mesh: Mesh | AbstractMesh, name: str, count: int) -> None:
   """Raises UserError unless `count` prompts divide over the devices."""
   devices = ways(mesh, "batch")

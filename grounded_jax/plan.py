@@ -309,15 +309,18 @@ def _chunk(at: Machine, shape: Shape) -> int:
   model, decoder = at.model, at.decoder
   micro = shape.micro or shape.prompts
   per_prompt = shape.group * shape.new_tokens
-  tokens = min(max(model.logp_chunk // micro, 1), per_prompt)
+  each = model.logp_chunk * at.ways // micro
+  tokens = min(max(each, 1), per_prompt)
   wide = max(jnp.dtype(model.compute_dtype).itemsize, 4)
   cast = model.compute_dtype != model.param_dtype
   copies = _LOGITS_CAST if model.compute_dtype == "bfloat16" else _LOGITS
   p = at.rows(micro)
   logits = copies * p * tokens * decoder.vocab * wide
   head = _head(at, model.compute_dtype) if cast or _cut(at) else 0
+  # A device's own sum of the head's gradient, in float32.
+  own = _head(at, "float32") if at.ways > 1 else 0
   states = 2 * p * per_prompt * decoder.embed * at.width(model.compute_dtype)
-  return logits + states + head
+  return logits + states + head + own
 
 
 def sampler(at: Machine, shape: Shape) -> Program:
