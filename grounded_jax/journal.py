@@ -17,6 +17,7 @@ import rich.console
 
 from grounded_jax import (
   checkpoint,
+  compiles,
   config,
   evaluate,
   groups,
@@ -112,6 +113,7 @@ class Journal:
     rows = log.read_metrics(workdir)
     self._elapsed = rows[-1]["elapsed"] if rows else 0.0
     self._began = time.monotonic()
+    self._compiles = compiles.Counter()
     self.progress = log.Progress(console)
 
   def _forget(self, done: Mapping[str, int]) -> None:
@@ -144,6 +146,7 @@ class Journal:
     if self._tracing:  # a run shorter than the trace
       self._stop_trace()
     self._metrics.close()
+    self._compiles.close()
     self.progress.close()
 
   def opening(self) -> None:
@@ -176,6 +179,7 @@ class Journal:
     """Records a step that was done; `save` writes it with its evaluations."""
     numbers = {name: float(value) for name, value in values.items()}
     numbers |= watch.read() | {"elapsed": self.elapsed()}
+    numbers["compiles"] = float(self._compiles.take())
     self._pending = (stage.name, step, numbers)
     self.progress.step(stage.name, step, stage.steps, numbers)
     self._steps += 1

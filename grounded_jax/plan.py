@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
-from grounded_jax import checkpoint, config, optim, types, weights
+from grounded_jax import checkpoint, config, optim, slots, types, weights
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 
@@ -67,6 +67,7 @@ class Shape:
   chunks: int  # in which the prompts are sampled
   extra_logp: int  # [P G C] arrays beside the sampler's: old_logp, ref_logp
   supervised: bool
+  slots: int = 0  # prompts decoded at once; 0 = those of a chunk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -323,19 +324,34 @@ def _chunk(at: Machine, shape: Shape) -> int:
   return logits + states + head + own
 
 
+def _entry(at: Machine, dtype: str, kv_dtype: str = "") -> int:
+  """Bytes of a token's keys and values in all layers."""
+  vectors = 2 * at.decoder.layers * at.decoder.kv_heads
+  if kv_dtype == "int8":
+    return vectors * (at.decoder.head_dim + 4)  # and a float32 scale
+  # A cache keeps its own dtype, whatever computes with it.
+  return vectors * at.decoder.head_dim * jnp.dtype(dtype).itemsize
+
+
 def sampler(at: Machine, shape: Shape) -> Program:
-  """The sampler (`sampler.sample`) of one chunk of a step's prompts."""
+  """The sampler of one chunk of a step's prompts, or of its slots.
+
+  `sampler.sample` or, with slots, the programs of `blocks`, whose caches are
+  alive throughout.
+  """
   model, decoder = at.model, at.decoder
   dtype = model.sampler_dtype or model.compute_dtype
   width = at.width(dtype)
-  p = at.rows(shape.prompts // shape.chunks)
-  cut = dataclasses.replace(shape, prompts=shape.prompts // shape.chunks)
-  tokens = p * shape.prompt_len
-  # A cache keeps its own dtype, whatever computes with it.
-  entry = 2 * decoder.layers * decoder.kv_heads * decoder.head_dim
-  entry *= jnp.dtype(dtype).itemsize
-  prompt = entry * tokens
-  rows = p * shape.group
+  read = shape.prompts // shape.chunks  # prompts whose tokens are read at once
+  parts = (shape.group,)
+  if shape.slots:
+    read, parts = at.ways, slots.widths(shape.group)
+  cut = dataclasses.replace(shape, prompts=read)
+  tokens = at.rows(read) * shape.prompt_len
+  held_prompts = at.rows(shape.slots or read) * len(parts)
+  entry = _entry(at, dtype, model.kv_dtype)
+  prompt = entry * held_prompts * shape.prompt_len
+  rows = at.rows(shape.slots or read) * sum(parts)
   cast = 0
   if dtype != model.param_dtype:
     numbers = sum(
@@ -344,7 +360,7 @@ def sampler(at: Machine, shape: Shape) -> Program:
     )
     cast = numbers * width
   heads = decoder.heads + 2 * decoder.kv_heads
-  attention = _SCORES * _scores(at, p, shape.prompt_len)
+  attention = _SCORES * _scores(at, at.rows(read), shape.prompt_len)
   attention += tokens * heads * decoder.head_dim * width
   mlp = _MLP * tokens * decoder.mlp * width
   layer = _layer(at) * width
@@ -365,8 +381,8 @@ def sampler(at: Machine, shape: Shape) -> Program:
       + tokens * decoder.embed * width
       + layer
       + head,
-      # The prompt's cache is laid out anew before the first token.
-      "decode": prompt
+      # The prompts' keys and values are laid out anew before the first token.
+      "decode": _entry(at, dtype) * tokens
       + layer
       + head
       + _DRAW * rows * decoder.vocab * at.mesh.shape["tensor"] * wide,
@@ -388,6 +404,7 @@ def shape_of(stage: config.Stage, data: config.Data) -> Shape:
     new_tokens=section.max_new_tokens,
     micro=section.micro,
     chunks=1 if supervised else section.sample_chunks,
+    slots=0 if supervised else section.slots,
     extra_logp=extra,
     supervised=supervised,
   )
@@ -409,6 +426,8 @@ def of_stage(
   if shape.chunks > 1:
     size = shape.prompts // shape.chunks
     mesh_lib.check_rows(at.mesh, f"{name}.prompts/{name}.sample_chunks", size)
+  if shape.slots:
+    mesh_lib.check_rows(at.mesh, f"{name}.slots", shape.slots)
   learner = update(at, stage.optimizer, shape)
   if shape.supervised:
     return {"update": learner}

@@ -17,6 +17,12 @@ from grounded_jax import config, draw, kv_cache, types
 BLOCK = 16
 
 
+def widths(group: int) -> tuple[int, ...]:
+  """Completions of each part of a slot: G, G/2 and G/4."""
+  halves = (group, group // 2, group // 4)
+  return tuple(dict.fromkeys(width for width in halves if width))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
   """What the programs are compiled for."""
@@ -41,8 +47,7 @@ class Options:
   @property
   def widths(self) -> tuple[int, ...]:
     """Completions of each part of a slot."""
-    widths = (self.group, self.group // 2, self.group // 4)
-    return tuple(dict.fromkeys(width for width in widths if width))
+    return widths(self.group)
 
   @property
   def room(self) -> int:

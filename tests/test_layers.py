@@ -23,7 +23,7 @@ LAYERS = (
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
-  ("kv_cache", "masked", "mesh", "types"),
+  ("compiles", "kv_cache", "masked", "mesh", "types"),
   ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
   ("slots",),
   # Layer 2.

@@ -85,6 +85,15 @@ def test_caches_are_keys_and_values_of_every_layer_head_and_token():
   assert held["cast weights"] == 2 * 8_190_735_360
 
 
+def test_slots_hold_a_prompt_for_each_part_and_int8_a_scale_for_each_vector():
+  """Parts of 8, 4 and 2 completions; bytes: k and v, Y, K, H + 4."""
+  at = machine(QWEN3_8B, compute_dtype="bfloat16", kv_dtype="int8")
+  held = plan.sampler(at, cases.shape(48, 1000, 8, 101, slots=4)).held
+  entry = 2 * 36 * 8 * (128 + 4)
+  assert held["prompt cache"] == 4 * 3 * 1000 * entry
+  assert held["own cache"] == 4 * (8 + 4 + 2) * 100 * entry
+
+
 def test_recomputed_layers_keep_their_input_alone():
   at = machine(QWEN3_8B, compute_dtype="bfloat16")
   shape = cases.shape(16, 256, 8, 65, micro=2)

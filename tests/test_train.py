@@ -25,7 +25,7 @@ from grounded_jax import (
 from grounded_jax import policy as policy_lib
 from grounded_jax.records import UserError
 
-TIMES = ("seconds", "elapsed", "score_share")
+TIMES = ("seconds", "elapsed", "score_share", "compiles")  # of a process
 KL = dataclasses.replace(tiny.GRPO, beta=0.1, iterations=2)
 
 
