@@ -112,7 +112,7 @@ class _Head:
   decoder: config.Decoder
   temperature: float
   precision: str
-  shards: int  # in which devices hold the prompts
+  shards: int  # parts of the prompts, one for each device that has some
 
   def ready(self, matrix: Array, dtype: Any) -> Array:
     """The matrix as every chunk reads it: gathered and cast once for all."""
