@@ -1,5 +1,6 @@
 """Slots and refill draw what one batch draws, in fewer steps."""
 
+import dataclasses
 import functools
 
 import grouped_cases as cases
@@ -93,6 +94,31 @@ def test_slots_draw_what_one_batch_draws(name, how):
   got, work = stream(options(decoder, **how))
   same(got, want)
   assert work.steps > 0
+
+
+def test_in_float64_the_difference_is_rounding_alone():
+  """Products over other numbers of rows add up in another order."""
+  decoder = cases.DECODERS["shared_kv"]
+  batch = prompts()
+  with jax.enable_x64(True):
+    graphdef, params = cases.parameters(decoder, "float64")
+    model = cases.model(decoder, "float64")
+    made = dataclasses.replace(options(decoder), graphdef=graphdef, model=model)
+    address = {"seed": 0, "stage": 0, "step": 0, "purpose": 0}
+    got, _ = refill.sample(made, params, batch, **address)
+    want = sampler.sample(
+      *(graphdef, params, batch),
+      **{name: jnp.int32(value) for name, value in address.items()},
+      group=G,
+      max_new_tokens=C,
+      temperature=0.7,
+      top_p=1.0,
+      top_k=30,
+      eos=EOS,
+      model=model,
+    )
+  assert got.logp.dtype == np.float64
+  same(got, jax.device_get(want), 1e-13)
 
 
 def test_groups_move_to_narrower_parts_and_slots_are_given_on():
