@@ -61,8 +61,11 @@ def rollout(p: int = 16, l: int = 12, g: int = 2, c: int = 6) -> types.Batch:
 def change(cut: config.Decoder, devices, micro: int):
   """(the parameters' change, loss) of one update on a mesh; None = no mesh."""
   cfg = grpo_cases.plain(prompts=16, micro=micro)
-  made = config.Model(decoder=cut, logp_chunk=8)
-  graphdef, params = model.init(cut, jax.random.key(0))
+  wide = "float64"
+  made = config.Model(
+    decoder=cut, logp_chunk=8, param_dtype=wide, compute_dtype=wide
+  )
+  graphdef, params = model.init(cut, jax.random.key(0), wide)
   params = jax.tree.map(lambda x: 2 * x, params)
   batch, before = rollout(), jax.device_get(params)
   if devices is not None:

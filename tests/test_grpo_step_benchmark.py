@@ -157,7 +157,8 @@ def test_steps_are_stamped_when_their_lines_arrive():
   said = []
   steps, error = runs.follow([sys.executable, "-c", code], said.append)
   assert error == "" and len(steps) == len(said) == 2
-  assert all(0.1 <= s["seconds"] < 9 for s in steps)
+  # A line that is read late makes its step longer and the next one shorter.
+  assert 0.2 <= sum(s["seconds"] for s in steps) < 9
   assert [(s["rollout"], s["update"]) for s in steps] == [(1.25, 7.75)] * 2
 
 
