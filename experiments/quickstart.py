@@ -10,8 +10,8 @@ the world, the warm start and the sampling; the warm starts of 0, 1 and 2 are
 shipped.
 
 Cost: about 6 minutes on two CPU cores.  Result, TRUST on 300 test questions
-before, after stage 1 and after stage 2: 38.4, 46.4, 96.1 (seed 0); 39.7, 48.6,
-96.8 (1); 41.2, 49.1, 98.1 (2).
+before, after stage 1 and after stage 2: 38.4, 46.4, 95.6 (seed 0); 39.7, 48.6,
+96.2 (1); 41.2, 49.1, 98.5 (2).
 
 Variants by argument: "SEED:shuffled" deals the rewards out at random within
 each group, the control that must learn nothing; "SEED:paper" uses the paper's
