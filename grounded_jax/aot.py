@@ -115,11 +115,7 @@ def target(
     model=model,
     decoder=decoder,
     devices=devices,
-    params=jax.tree.map(
-      lambda x, cut: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cut),
-      shapes,
-      layout,
-    ),
+    params=mesh_lib.described(shapes, layout),
   )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from grounded_jax import draw, kv_cache, lora, sampler, slots, types
@@ -30,10 +30,8 @@ def _keep(options: slots.Options, cache: kv_cache.DecodeCache):
     return cache
 
   def place(x):
-    batch = mesh_lib.RULES["batch"]
-    heads = mesh_lib.RULES["kv_heads"]
-    spec = (batch,) if x.ndim == 1 else (None, batch, heads)
-    where = NamedSharding(options.mesh, PartitionSpec(*spec))
+    axes = ("batch",) if x.ndim == 1 else ("layers", "batch", "kv_heads")
+    where = NamedSharding(options.mesh, mesh_lib.spec(axes))
     return jax.lax.with_sharding_constraint(x, where)
 
   return jax.tree.map(place, cache)

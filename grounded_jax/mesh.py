@@ -111,6 +111,17 @@ def shardings(mesh: Mesh | AbstractMesh, axes: Any, shapes: Any = None) -> Any:
   )
 
 
+def described(shapes: Any, layout: Any) -> Any:
+  """Returns the descriptions of arrays, laid out as the tree of shardings."""
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    shapes,
+    layout,
+  )
+
+
 def ways(mesh: Mesh | AbstractMesh, axis: str) -> int:
   """Returns in how many parts the mesh cuts a logical axis."""
   return math.prod(mesh.shape[name] for name in RULES.get(axis, ()))

@@ -125,13 +125,9 @@ def machine(
       vocab=decoder.vocab // tensor,
     ),
     mesh=abstract,
-    params=jax.tree.map(_laid, shapes, cuts),
+    params=mesh_lib.described(shapes, cuts),
     cpu=cpu,
   )
-
-
-def _laid(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def held(tree: Any) -> int:

@@ -97,13 +97,7 @@ def load(
 
 
 def _restore(checkpoint: pathlib.Path, shapes: Any, layout: Any) -> Any:
-  like = jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    shapes,
-    layout,
-  )
+  like = mesh_lib.described(shapes, layout)
   return checkpoint_lib.restore_params(checkpoint, like)
 
 
