@@ -26,6 +26,7 @@ once, either as allocated or half full (the mean over all steps).
 import argparse
 import json
 
+from benchmarks import counts
 from grounded_jax import aot, config, plan
 
 QWEN3_8B = config.Decoder(
@@ -41,52 +42,43 @@ QWEN3_8B = config.Decoder(
 )
 
 
-def forward(decoder: config.Decoder, shape: plan.Shape) -> dict[str, int]:
-  """Operations of a prompt's forward pass, by what they are for."""
-  l, g, c = shape.prompt_len, shape.group, shape.new_tokens
-  heads = decoder.heads * decoder.head_dim
-  projections = decoder.embed * (
-    2 * heads + 2 * decoder.kv_heads * decoder.head_dim
+def _work(shape: plan.Shape, prompts: int) -> counts.Work:
+  """So many prompts of the shape."""
+  return counts.Work(
+    prompts=prompts,
+    prompt_len=shape.prompt_len,
+    group=shape.group,
+    new_tokens=shape.new_tokens,
   )
-  weights = projections + 3 * decoder.embed * decoder.mlp
-  tokens = l + g * (c - 1)
-  pairs = l * (l + 1) // 2 + g * ((c - 1) * l + (c - 1) * c // 2)
-  return {
-    "layers": decoder.layers * 2 * tokens * weights,
-    "attention": decoder.layers * 4 * pairs * heads,
-    "head": 2 * g * c * decoder.embed * decoder.vocab,
-  }
 
 
 def minimum(
   decoder: config.Decoder, shape: plan.Shape, remat: str
 ) -> dict[str, int]:
   """Operations of a prompt's update: least, in blocks, and with remat."""
-  once = forward(decoder, shape)
-  least = 3 * sum(once.values())
-  blocks = least + once["attention"] // 2 + once["head"]
-  again = once["layers"] + once["attention"] if remat == "full" else 0
-  return {
+  forward = counts.grouped(decoder, _work(shape, 1))
+  least = counts.update(forward)
+  again = lambda remat: least + counts.recomputed(forward, remat)
+  adds = {
     "least": least,
-    "in blocks": blocks,
-    "in blocks, remat": blocks + again,
+    "in blocks": again("none"),
+    "in blocks, remat": again(remat),
   }
+  return {name: 2 * count for name, count in adds.items()}
 
 
 def decode_bytes(
   decoder: config.Decoder, shape: plan.Shape, tensor: int, prompts: int
 ) -> dict[str, int]:
   """Bytes that one device reads at least for one token of each completion."""
-  heads = 2 * (decoder.heads + decoder.kv_heads) * decoder.head_dim
-  weights = decoder.layers * decoder.embed * (heads + 3 * decoder.mlp)
-  weights += decoder.embed * decoder.vocab
-  entry = decoder.layers * 2 * decoder.kv_heads * decoder.head_dim
-  own = shape.group * (shape.new_tokens - 1)
-  prompt = weights + prompts * entry * shape.prompt_len
-  width = 2 / tensor  # bfloat16
+  work = _work(shape, prompts)
+  empty, full = (
+    counts.decode_bytes(decoder, work, own) * 2 / counts.BYTES / tensor
+    for own in (0, shape.new_tokens - 1)
+  )  # in bfloat16
   return {
-    "own caches as allocated": int(width * (prompt + prompts * entry * own)),
-    "own caches half full": int(width * (prompt + prompts * entry * own / 2)),
+    "own caches as allocated": int(full),
+    "own caches half full": int((empty + full) / 2),
   }
 
 

@@ -9,22 +9,12 @@ import jax
 import plan_cases as cases
 import pytest
 
+from benchmarks.tpu_counts import QWEN3_8B
 from grounded_jax import checkpoint, config, main, optim, plan
 from grounded_jax import model as model_lib
 from grounded_jax.records import UserError
 
 SMALL = cases.CASES["small"]
-QWEN3_8B = config.Decoder(
-  layers=36,
-  embed=4096,
-  mlp=12288,
-  heads=32,
-  kv_heads=8,
-  head_dim=128,
-  vocab=151936,
-  tied=False,
-  qk_norm=True,
-)
 
 
 def check(found):
