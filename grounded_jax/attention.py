@@ -195,14 +195,15 @@ def _softmax_parts(parts, values, dot):
 
   Args:
     parts: scores [... q s] of each part.
-    values: for each part, (einsum of weights and values, values).
+    values: for each part, (einsum of weights and values, values, what else
+      multiplies the weights).
   """
   top = functools.reduce(jnp.maximum, [s.max(-1) for s in parts])
   weights = [jnp.exp(s - top[..., None]) for s in parts]
   total = sum(w.sum(-1) for w in weights)
   out = sum(
-    dot(spec, w.astype(v.dtype), v)
-    for w, (spec, v) in zip(weights, values, strict=True)
+    dot(spec, (w * scale).astype(v.dtype), v)
+    for w, (spec, v, scale) in zip(weights, values, strict=True)
   )
   return out / total[..., None], top + jnp.log(total)
 
@@ -223,7 +224,7 @@ def _forward(q, k, v, length, window, prompt_len, group, precision, rule):
     )
     seen = _near(jnp.arange(start, stop), jnp.arange(stop), window)
     scores = jnp.where(seen, _capped(scores, softcap), _MASKED)
-    values = ("pkrqs,pksh->pkrqh", prompt_v[:, :, :stop])
+    values = ("pkrqs,pksh->pkrqh", prompt_v[:, :, :stop], 1)
     out, lse = _softmax_parts([scores], [values], dot)
     outs.append(out)
     sums.append(lse)
@@ -266,8 +267,8 @@ def _own_forward(q, k, v, length, window, prompt_len, group, dot, softcap):
   def member(_, inputs):
     own_q, own_k, own_v = inputs
     values = (
-      ("pkmqs,pksh->pkmqh", prompt_v),
-      ("pkmqc,pkmch->pkmqh", own_v),
+      ("pkmqs,pksh->pkmqh", prompt_v, 1),
+      ("pkmqc,pkmch->pkmqh", own_v, 1),
     )
 
     def block(_, inputs):
@@ -476,37 +477,35 @@ def decode(
     valid &= length[:, None] + written - key < window
   own_valid = _own_seen_by_next(entry, written, past_k.values.shape[3], window)
   over = dot("pkgrh,pkhl->pkgrl", q, prompt_k.values.astype(q.dtype))
-  over = _capped(_times(over, prompt_k.scale, 2), softcap)
+  over = _capped(over * _scales(prompt_k, (2, 3)), softcap)
   over = jnp.where(valid[:, None, None, None], over, _MASKED)
   own = dot("pkgrh,pkgch->pkgrc", q, past_k.values.astype(q.dtype))
-  own = _capped(_times(own, past_k.scale, 3), softcap)
+  own = _capped(own * _scales(past_k, (3,)), softcap)
   own = jnp.where(own_valid[:, None, None, None], own, _MASKED)
   itself = dot("pkgrh,pgkh->pkgr", q, new[0])[..., None]
   itself = _capped(itself, softcap)
-  parts = [over, own, itself]
-  top = functools.reduce(jnp.maximum, [s.max(-1) for s in parts])
-  over, own, itself = (jnp.exp(s - top[..., None]) for s in parts)
-  total = over.sum(-1) + own.sum(-1) + itself.sum(-1)
-  out = sum(
-    dot(spec, w.astype(q.dtype), v.astype(q.dtype))
-    for spec, w, v in (
-      ("pkgrl,pklh->pkgrh", _times(over, prompt_v.scale, 2), prompt_v.values),
-      ("pkgrc,pkgch->pkgrh", _times(own, past_v.scale, 3), past_v.values),
-      ("pkgrx,pgkh->pkgrh", itself, new[1]),
-    )
+  values = (
+    (
+      "pkgrl,pklh->pkgrh",
+      prompt_v.values.astype(q.dtype),
+      _scales(prompt_v, (2, 3)),
+    ),
+    (
+      "pkgrc,pkgch->pkgrh",
+      past_v.values.astype(q.dtype),
+      _scales(past_v, (3,)),
+    ),
+    ("pkgrx,pgkh->pkgrh", new[1].astype(q.dtype), 1),
   )
-  out = (out / total[..., None]).astype(q.dtype)
-  return out.transpose(0, 2, 1, 3, 4).reshape(p, g, n, h)
+  out, _ = _softmax_parts([over, own, itself], values, dot)
+  return out.astype(q.dtype).transpose(0, 2, 1, 3, 4).reshape(p, g, n, h)
 
 
-def _times(x: Array, scale: Array | None, shared: int) -> Array:
-  """Scores or weights [P K G R S] times the scale of each of the S vectors.
+def _scales(cached: kv_cache.Entries, axes: tuple[int, ...]) -> Array | int:
+  """What scores or weights [P K G R S] of cached vectors are multiplied by.
 
   Args:
-    x: scores or weights.
-    scale: [P K S] or [P K G S]; None = 1.
-    shared: the first axis of x that is not the scale's, up to S.
+    cached: keys or values.
+    axes: those of the scores that their scales, [P K S] or [P K G S], lack.
   """
-  if scale is None:
-    return x
-  return x * jnp.expand_dims(scale, tuple(range(shared, x.ndim - 1)))
+  return 1 if cached.scale is None else jnp.expand_dims(cached.scale, axes)

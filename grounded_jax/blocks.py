@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
-from grounded_jax import draw, kv_cache, lora, sampler, slots, types
+from grounded_jax import kv_cache, lora, sampler, slots, types
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 
@@ -67,12 +67,15 @@ def _next(
   index: Any,
 ):
   """(token, logp) after these hidden states."""
-  scores = model_lib.logits(
-    options.graphdef, params, hidden, options.model.matmul_precision
+  return sampler.next_token(
+    options.graphdef,
+    params,
+    hidden,
+    jax.random.wrap_key_data(row_keys),
+    index,
+    options.rule,
+    options.model.matmul_precision,
   )
-  scores = jnp.broadcast_to(scores, (*row_keys.shape[:2], scores.shape[-1]))
-  row_keys = jax.random.wrap_key_data(row_keys)
-  return draw.token(scores, row_keys, index, options.rule)
 
 
 @functools.partial(jax.jit, static_argnames="options", donate_argnames="cache")

@@ -199,6 +199,11 @@ class Model:
   logp_chunk: int = 512  # completion tokens per device and chunk of the head
   lora: LoRA = LoRA()
 
+  @property
+  def sampling_dtype(self) -> str:
+    """What the sampler computes in."""
+    return self.sampler_dtype or self.compute_dtype
+
   def __post_init__(self):
     dtypes = ("float32", "bfloat16", "float64")
     _choice("param_dtype", self.param_dtype, dtypes)

@@ -336,7 +336,7 @@ def sampler(at: Machine, shape: Shape) -> Program:
   alive throughout.
   """
   model, decoder = at.model, at.decoder
-  dtype = model.sampler_dtype or model.compute_dtype
+  dtype = model.sampling_dtype
   width = at.width(dtype)
   read = shape.prompts // shape.chunks  # prompts whose tokens are read at once
   parts = (shape.group,)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from grounded_jax import config, draw, kv_cache, lora, types
 from grounded_jax import model as model_lib
@@ -47,6 +47,31 @@ def cast(params: Any, dtype: str) -> Any:
   return jax.tree_util.tree_map_with_path(
     lambda path, x: x if "norm" in path[-1].key else x.astype(dtype), params
   )
+
+
+def next_token(
+  graphdef: Any,
+  params: Any,
+  hidden: Float[Array, "#P #G D"],
+  keys: Array,
+  index: Int[Array, "#P #G"] | Int[Array, ""] | int,
+  rule: draw.Rule,
+  precision: str,
+) -> tuple[Int[Array, "P G"], Float[Array, "P G"]]:
+  """Returns (token, logp) of each row after these hidden states.
+
+  Args:
+    graphdef: of the model.
+    params: of the model.
+    hidden: of each row, or of each prompt for all of its rows.
+    keys: the random key of each row, [P G].
+    index: of the token in its completion, as `draw.token` takes it.
+    rule: how it is chosen.
+    precision: of the matrix products.
+  """
+  scores = model_lib.logits(graphdef, params, hidden, precision)
+  scores = jnp.broadcast_to(scores, (*keys.shape, scores.shape[-1]))
+  return draw.token(scores, keys, index, rule)
 
 
 def _empty(shape: tuple[int, int, int], dtype: Any, logp_dtype: Any) -> dict:
@@ -132,7 +157,7 @@ def sample(
     ban_eos: never draw one of them (every completion has full length).
     limit: tokens that each completion may have, where fewer than all.
   """
-  dtype = model.sampler_dtype or model.compute_dtype
+  dtype = model.sampling_dtype
   precision = model.matmul_precision
   params = cast(lora.merged(params), dtype)
   keys = row_keys(seed, stage, step, purpose, prompts.key, group)
@@ -146,16 +171,14 @@ def sample(
   p, g, c = prompts.tokens.shape[0], group, max_new_tokens
   limit = c if limit is None else jnp.minimum(limit, c)
 
-  def next_token(hidden, index):
-    scores = model_lib.logits(graphdef, params, hidden, precision)
-    scores = jnp.broadcast_to(scores, (p, g, scores.shape[-1]))
-    return draw.token(scores, keys, index, rule)
+  def draw_next(hidden, index):
+    return next_token(graphdef, params, hidden, keys, index, rule, precision)
 
   hidden, cache = model_lib.prefill(
     graphdef, params, prompts.tokens, prompts.length, dtype, precision
   )
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
-  token, logp = next_token(last, 0)
+  token, logp = draw_next(last, 0)
   state = _empty((p, g, c), prompts.tokens.dtype, logp.dtype)
   state = _record(state, 0, token, logp, eos, limit)
   # The last token is never read back.
@@ -170,7 +193,7 @@ def sample(
     hidden, cache = model_lib.decode_step(
       graphdef, params, state["cache"], state["last"], index - 1, precision
     )
-    token, logp = next_token(hidden, index)
+    token, logp = draw_next(hidden, index)
     state = _record(state, index, token, logp, eos, limit)
     return index + 1, state | {"cache": cache}
 

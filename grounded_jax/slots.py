@@ -42,7 +42,7 @@ class Options:
   @property
   def dtype(self) -> str:
     """What is computed in."""
-    return self.model.sampler_dtype or self.model.compute_dtype
+    return self.model.sampling_dtype
 
   @property
   def widths(self) -> tuple[int, ...]:
