@@ -78,9 +78,6 @@ def define_flags(values: flags.FlagValues) -> None:
   number = lambda name, default, doc: flags.DEFINE_integer(
     name, default, doc, flag_values=values, lower_bound=0
   )
-  yes = lambda name, doc: flags.DEFINE_bool(
-    name, False, doc, flag_values=values
-  )
   choice = lambda name, default, allowed, doc: flags.DEFINE_enum(
     name, default, allowed, doc, flag_values=values
   )
@@ -92,14 +89,14 @@ def define_flags(values: flags.FlagValues) -> None:
     "eval, answer, export: a workdir or checkpoint directory; latest or best of"
     " --workdir; or start, the weights that the experiment starts from.",
   )
-  yes("shuffle_passages", "eval: also with the passages in another order.")
+  switch("shuffle_passages", "eval: also with the passages in another order.")
   text(
     "passage_count",
     "",
     "eval: also with so many passages, 1 to 10; several by commas.",
   )
-  yes("counterfactual", "eval: also with another answer in the passages.")
-  yes("remove_evidence", "eval: also without the passages that answer.")
+  switch("counterfactual", "eval: also with another answer in the passages.")
+  switch("remove_evidence", "eval: also without the passages that answer.")
   number("profile", 0, "train: trace so many steps, for xprof.")
   text("outputs", "", "score: records with outputs (JSON lines or JSON).")
   choice(
