@@ -152,7 +152,13 @@ def sample(
     return draw.token(scores, keys, index, rule)
 
   hidden, cache = model_lib.prefill(
-    graphdef, params, prompts.tokens, prompts.length, dtype, precision
+    graphdef,
+    params,
+    prompts.tokens,
+    prompts.length,
+    dtype,
+    precision,
+    model.attention,
   )
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
   token, logp = next_token(last, 0)
