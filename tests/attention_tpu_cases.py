@@ -116,7 +116,7 @@ def _on_a_mesh() -> dict:
     off.append(np.abs((np.array(got[0]) - want[0]) * counts).max())
     worst[name + " inputs"] = float(max(off))
     if name == "cut":
-      worst["cut"] = list(got[0].sharding.spec)
+      worst["cut"] = list(got[0].sharding.spec)[:3]
   return worst
 
 
