@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import kv_cache
+from grounded_jax import attention_tpu, kv_cache, mesh
 
 # What a layer that is computed again need not compute again: see `model`.
 OUTPUT = "attention_output"
@@ -99,7 +99,7 @@ def _dots(x: Array, precision: str):
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8, 10))
 def grouped(
   q: Float[Array, "P T N H"],
   k: Float[Array, "P T K H"],
@@ -111,6 +111,7 @@ def grouped(
   scale: float = 0.0,
   softcap: float = 0.0,
   window: Int[Array, ""] | None = None,
+  kernel: str = "auto",
 ) -> Float[Array, "P T N H"]:
   """Returns the attention's output; T = prompt_len + group * own tokens.
 
@@ -125,10 +126,41 @@ def grouped(
     scale: of the scores; 0 = H**-0.5.
     softcap: scores s become softcap * tanh(s / softcap); 0 = as they are.
     window: positions that a query sees, its own included; None = all.
+    kernel: what computes it: xla, pallas (`attention_tpu`, which other devices
+      than TPUs interpret, slowly), or auto = pallas on TPUs, xla elsewhere.
   """
-  rule = (scale, softcap)
-  out, _ = _forward(q, k, v, length, window, prompt_len, group, precision, rule)
+  out, _ = _chosen_forward(
+    (q, k, v, length, window),
+    prompt_len,
+    group,
+    precision,
+    scale,
+    softcap,
+    kernel,
+  )
   return out
+
+
+def _is_pallas(kernel: str, q: Array) -> bool:
+  return kernel == "pallas" or kernel == "auto" and mesh.platform(q) == "tpu"
+
+
+def _chosen_forward(
+  inputs, prompt_len, group, precision, scale, softcap, kernel
+):
+  """(output, what the backward pass of the same kernel needs of it)."""
+  q = inputs[0]
+  if not _is_pallas(kernel, q):
+    rule = (scale, softcap)
+    return _forward(*inputs, prompt_len, group, precision, rule)
+  return attention_tpu.forward(
+    *inputs,
+    prompt_len=prompt_len,
+    group=group,
+    precision=precision,
+    scale=_scale(scale, q),
+    softcap=softcap,
+  )
 
 
 def _prompt_blocks(prompt_len: int) -> list[tuple[int, int]]:
@@ -289,14 +321,14 @@ def _own_forward(q, k, v, length, window, prompt_len, group, dot, softcap):
 
 
 def _grouped_fwd(
-  q, k, v, length, prompt_len, group, precision, scale, softcap, window
+  q, k, v, length, prompt_len, group, precision, scale, softcap, window, kernel
 ):
-  rule = (scale, softcap)
-  out, lse = _forward(
-    q, k, v, length, window, prompt_len, group, precision, rule
+  inputs = (q, k, v, length, window)
+  out, lse = _chosen_forward(
+    inputs, prompt_len, group, precision, scale, softcap, kernel
   )
   out, lse = checkpoint_name((out, lse), OUTPUT)
-  return out, (q, k, v, length, window, out, lse)
+  return out, (*inputs, out, lse)
 
 
 def _score_grads(scores, seen, lse, d_weights, delta, softcap):
@@ -312,8 +344,28 @@ def _score_grads(scores, seen, lse, d_weights, delta, softcap):
   return weights, d_scores
 
 
-def _grouped_bwd(prompt_len, group, precision, scale, softcap, saved, d_out):
+def _grouped_bwd(
+  prompt_len, group, precision, scale, softcap, kernel, saved, d_out
+):
+  q = saved[0]
+  if not _is_pallas(kernel, q):
+    rule = (scale, softcap)
+    return _backward(saved, d_out, prompt_len, group, precision, rule)
+  grads = attention_tpu.backward(
+    *saved,
+    d_out,
+    prompt_len=prompt_len,
+    group=group,
+    precision=precision,
+    scale=_scale(scale, q),
+    softcap=softcap,
+  )
+  return *grads, None, None
+
+
+def _backward(saved, d_out, prompt_len, group, precision, rule):
   q, k, v, length, window, out, (lse, lse_own) = saved
+  scale, softcap = rule
   p, t, n, h = q.shape
   kv_heads = k.shape[2]
   dtype = q.dtype

@@ -108,6 +108,7 @@ def admit(
     prompts.length,
     options.dtype,
     options.model.matmul_precision,
+    options.model.attention,
   )
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
   made_keys = sampler.row_keys(*address, prompts.key, options.group)

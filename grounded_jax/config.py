@@ -192,6 +192,9 @@ class Model:
   # with one scale for a head's vector.
   kv_dtype: str = ""
   matmul_precision: str = "default"  # float32 dots: default, high, highest
+  # What computes attention over whole groups: xla, pallas (kernels for TPUs,
+  # interpreted elsewhere), auto = pallas on TPUs, xla on all else.
+  attention: str = "auto"
   # Recompute in the backward pass: none, dots (all but products
   # with weights and attention), full
   # (all of a layer from its input), offload (so, the input kept on the host).
@@ -210,6 +213,7 @@ class Model:
     _choice("compute_dtype", self.compute_dtype, dtypes)
     _choice("sampler_dtype", self.sampler_dtype, ("", *dtypes))
     _choice("kv_dtype", self.kv_dtype, ("", "int8"))
+    _choice("attention", self.attention, ("auto", "xla", "pallas"))
     _choice("remat", self.remat, ("none", "dots", "full", "offload"))
     _choice(
       "matmul_precision", self.matmul_precision, ("default", "high", "highest")

@@ -74,6 +74,7 @@ def token_scores(
     model.compute_dtype,
     model.remat,
     model.matmul_precision,
+    model.attention,
   )
   p, g, c, d = hidden.shape
   # Chunks run along the completion tokens of every prompt, so that the prompt

@@ -5,6 +5,7 @@ module knows both.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,7 +83,7 @@ def _is_axes(node: Any) -> bool:
   return isinstance(node, tuple)
 
 
-def spec(axes: tuple[str, ...]) -> PartitionSpec:
+def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
   """Returns how an array with these logical axes is cut."""
   return PartitionSpec(*(RULES.get(axis) for axis in axes))
 
@@ -195,6 +196,51 @@ def gathered(x: Float[Array, "_ _"], axes: tuple[str, ...]) -> Array:
   kept = [RULES[axis] if RULES[axis] == ("tensor",) else None for axis in axes]
   cut = NamedSharding(mesh, PartitionSpec(*kept))
   return jax.lax.with_sharding_constraint(x, cut)
+
+
+def platform(x: Float[Array, "..."]) -> str:
+  """Returns what an array within jit is computed on: cpu, gpu or tpu.
+
+  Its mesh knows, if it has one, of devices that are not here too.
+  """
+  device = jax.typeof(x).sharding.mesh.abstract_device
+  return device.platform if device else jax.default_backend()
+
+
+def per_device(
+  function: Callable[..., Any],
+  ins: tuple[tuple[str | None, ...], ...],
+  outs: tuple[tuple[str | None, ...], ...],
+  args: tuple[Array, ...],
+) -> Any:
+  """Returns function(*args), each device computing its own part of it.
+
+  For what the compiler cannot cut, such as a kernel.  A logical axis that its
+  devices do not divide is whole on each of them.
+
+  Args:
+    function: of arrays, to a tuple of arrays.
+    ins: the logical axes of each argument.
+    outs: those of each output.
+    args: within jit; the first one knows the mesh.
+  """
+  mesh = jax.typeof(args[0]).sharding.mesh
+  if mesh.axis_names != AXES:
+    return function(*args)
+  whole = {
+    axis
+    for axes, x in zip(ins, args, strict=True)
+    for axis, size in zip(axes, x.shape, strict=True)
+    if axis and size % ways(mesh, axis)
+  }
+  cut = lambda axes: spec(tuple(None if a in whole else a for a in axes))
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=tuple(cut(axes) for axes in ins),
+    out_specs=tuple(cut(axes) for axes in outs),
+    check_vma=False,  # kernels do not say over which axes they vary
+  )(*args)
 
 
 def check_rows(mesh: Mesh | AbstractMesh, name: str, count: int) -> None:

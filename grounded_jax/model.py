@@ -291,6 +291,7 @@ def prefill(
   length: Int[Array, " P"],
   compute_dtype: str = "float32",
   precision: str = "default",
+  kernel: str = "auto",
 ) -> tuple[Float[Array, "P L D"], kv_cache.PromptCache]:
   """Returns the prompts' hidden states (after the last norm) and their cache.
 
@@ -305,7 +306,7 @@ def prefill(
     block, layer = inputs
     q, k, v = _project(block, layer, x, turns, decoder, precision)
     rule = _rule(decoder, layer, precision)
-    out = attention.grouped(q, k, v, length, l, 0, **rule)
+    out = attention.grouped(q, k, v, length, l, 0, kernel=kernel, **rule)
     return _finish(block, x, out, decoder, precision), (k, v)
 
   x = _embed(params, tokens, decoder, compute_dtype)
@@ -409,6 +410,7 @@ def grouped_hidden(
   compute_dtype: str = "float32",
   remat: str = "none",
   precision: str = "default",
+  kernel: str = "auto",
 ) -> Float[Array, "P G C D"]:
   """Returns the hidden states that predict each completion token.
 
@@ -434,7 +436,9 @@ def grouped_hidden(
     block, layer = inputs
     q, k, v = _project(block, layer, x, turns, decoder, precision)
     rule = _rule(decoder, layer, precision)
-    out = attention.grouped(q, k, v, prompts.length, l, g, **rule)
+    out = attention.grouped(
+      q, k, v, prompts.length, l, g, kernel=kernel, **rule
+    )
     return _finish(block, x, out, decoder, precision), None
 
   inputs = tokens[:, :, :-1].reshape(p, -1)

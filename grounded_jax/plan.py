@@ -191,6 +191,7 @@ def residuals(at: Machine, shape: Shape, remat: str) -> tuple[int, int]:
       at.model.compute_dtype,
       remat,
       at.model.matmul_precision,
+      at.model.attention,
     )
     return hidden.astype(jnp.float32).sum()
 

@@ -175,7 +175,13 @@ def sample(
     return next_token(graphdef, params, hidden, keys, index, rule, precision)
 
   hidden, cache = model_lib.prefill(
-    graphdef, params, prompts.tokens, prompts.length, dtype, precision
+    graphdef,
+    params,
+    prompts.tokens,
+    prompts.length,
+    dtype,
+    precision,
+    model.attention,
   )
   last = jnp.take_along_axis(hidden, prompts.length[:, None, None] - 1, axis=1)
   token, logp = draw_next(last, 0)

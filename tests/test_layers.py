@@ -23,7 +23,9 @@ LAYERS = (
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
-  ("compiles", "kv_cache", "masked", "mesh", "types"),
+  ("attention_blocks", "compiles", "kv_cache", "masked", "mesh", "types"),
+  ("attention_kernels",),
+  ("attention_tpu",),
   ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
   ("slots",),
   # Layer 2.
