@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from grounded_jax import kv_cache, lora, sampler, slots, types
@@ -31,7 +30,7 @@ def _keep(options: slots.Options, cache: kv_cache.DecodeCache):
 
   def place(x):
     axes = ("batch",) if x.ndim == 1 else ("layers", "batch", "kv_heads")
-    where = NamedSharding(options.mesh, mesh_lib.spec(axes))
+    where = mesh_lib.cut(options.mesh, axes, x.shape[: len(axes)])
     return jax.lax.with_sharding_constraint(x, where)
 
   return jax.tree.map(place, cache)

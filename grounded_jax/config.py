@@ -231,6 +231,19 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyMesh(Mesh):
+  """The mesh of a policy, which samples in a layout of its own."""
+
+  # Devices that share each weight while sampling, a multiple of `tensor`; the
+  # others take prompts.  0 = `tensor` without fsdp, else the fewest that leave
+  # two thirds of a device's memory free.
+  sampler_tensor: int = 0
+
+  def __post_init__(self):
+    _within(self, "sampler_tensor")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
   """Where records come from, and which of them are used."""
 
@@ -580,7 +593,7 @@ class Experiment:
   name: str
   seed: int = 0
   model: Model = Model()
-  mesh: Mesh = Mesh()
+  mesh: PolicyMesh = PolicyMesh()
   data: Data = Data()
   stages: tuple[Stage, ...] = ()
   evals: tuple[Eval, ...] = ()

@@ -170,7 +170,8 @@ def answers(
   length = pipeline.bucket(max(len(ids) for _, ids in fitted), data)
   keys = [pipeline.key(example.id) for example, _ in fitted]
   batch = min(cfg.batch, len(fitted))
-  batch += -batch % policy.ways
+  batch += -batch % policy.layout.ways
+  weights = policy.for_sampling(params)
   stop = stops.parse(cfg.stop)
   out = []
   for start in range(0, len(fitted), batch):
@@ -182,7 +183,7 @@ def answers(
     )
     rollout = policy_lib.draw(
       policy,
-      params,
+      weights,
       prompts,
       seed=seed,
       stage=0,

@@ -88,28 +88,43 @@ def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
   return PartitionSpec(*(RULES.get(axis) for axis in axes))
 
 
-def shardings(mesh: Mesh | AbstractMesh, axes: Any, shapes: Any = None) -> Any:
+def cut(
+  mesh: Mesh | AbstractMesh, axes: tuple[str, ...], shape: tuple[int, ...]
+) -> NamedSharding:
+  """Returns the sharding of an array with these axes and sizes.
+
+  Key/value heads are whole if there are fewer than `tensor` devices.
+  """
+  kept = tuple(
+    None if _replicated(mesh, axis, size) else axis
+    for axis, size in zip(axes, shape, strict=True)
+  )
+  return NamedSharding(mesh, spec(kept))
+
+
+def _replicated(mesh: Mesh | AbstractMesh, axis: str, size: int) -> bool:
+  """Whether each device keeps all key/value heads: each has several readers."""
+  return axis == "kv_heads" and size < ways(mesh, axis)
+
+
+def shardings(mesh: Mesh | AbstractMesh, axes: Any, shapes: Any) -> Any:
   """Returns the sharding of each leaf of a tree of logical axes.
 
   Args:
     mesh: the devices.
     axes: a tree whose leaves are tuples of logical axis names.
-    shapes: the same tree of arrays or their descriptions; given, each size is
-      checked against the mesh.
+    shapes: the same tree of arrays or their descriptions.
 
   Raises:
-    UserError: a size that its mesh axes do not divide.
+    UserError: a size that its mesh axes do not divide.  Key/value heads may
+      be fewer than `tensor` devices: then each of these has them all.
   """
-  if shapes is not None:
-    jax.tree.map_with_path(
-      lambda path, names, leaf: _check(mesh, path, names, leaf.shape),
-      axes,
-      shapes,
-      is_leaf=_is_axes,
-    )
-  return jax.tree.map(
-    lambda names: NamedSharding(mesh, spec(names)), axes, is_leaf=_is_axes
-  )
+
+  def place(path, names, leaf):
+    _check(mesh, path, names, leaf.shape)
+    return cut(mesh, names, leaf.shape)
+
+  return jax.tree.map_with_path(place, axes, shapes, is_leaf=_is_axes)
 
 
 def described(shapes: Any, layout: Any) -> Any:
@@ -132,13 +147,82 @@ def _check(
   mesh: Mesh | AbstractMesh, path: Any, axes: tuple[str, ...], shape: Any
 ) -> None:
   for axis, size in zip(axes, shape, strict=True):
-    if size % ways(mesh, axis):
+    if size % ways(mesh, axis) and not _replicated(mesh, axis, size):
       where = jax.tree_util.keystr(path, simple=True, separator=".")
-      over = " * ".join(f"mesh.{n}={mesh.shape[n]}" for n in RULES[axis])
+      (name,) = RULES[axis]
+      fit = [n for n in _divisors(mesh.size) if size % n == 0]
       raise UserError(
         f"{where}: its axis {axis} of size {size} is not divisible by"
-        f" {over}: change the mesh."
+        f" mesh.{name}={mesh.shape[name]}: set mesh.{name} to"
+        f" {' or '.join(map(str, fit))}."
       )
+
+
+def _divisors(n: int) -> list[int]:
+  return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def sampling(
+  mesh: Mesh | AbstractMesh, axes: Any, shapes: Any, tensor: int, room: float
+) -> Mesh | AbstractMesh:
+  """Returns the same devices with each weight over `tensor` of them alone.
+
+  The others take prompts: no device then asks another for its part of a weight
+  while it decodes.
+
+  Args:
+    mesh: the learner's.
+    axes: the logical axes of the weights.
+    shapes: of the weights, in the dtype that samples.
+    tensor: devices that share each weight; 0 = the fewest whose shares take at
+      most `room`, or the most that divide them.
+    room: bytes of a device.
+
+  Raises:
+    UserError: `tensor` does not divide the devices or the weights, or is no
+      multiple of `mesh.tensor`.
+  """
+  if not tensor and mesh.shape["fsdp"] == 1:
+    return mesh
+  kept = mesh.shape["tensor"]
+  several = [n for n in _divisors(mesh.size) if n % kept == 0]
+  if tensor and tensor not in several:
+    raise UserError(
+      f"mesh.sampler_tensor={tensor} must divide the {mesh.size} devices and be"
+      f" a multiple of mesh.tensor={kept}: set it to"
+      f" {' or '.join(map(str, several))}, or to 0."
+    )
+  found = mesh
+  for size in [tensor] if tensor else several:
+    made = _reshaped(mesh, (mesh.size // size, 1, size))
+    try:
+      cuts = shardings(made, axes, shapes)
+    except UserError:
+      if tensor:
+        raise
+      continue
+    found = made
+    if held(described(shapes, cuts)) <= room:
+      break
+  return found
+
+
+def _reshaped(
+  mesh: Mesh | AbstractMesh, sizes: tuple[int, int, int]
+) -> Mesh | AbstractMesh:
+  """The same devices in the same order."""
+  kinds = (AxisType.Auto,) * len(sizes)
+  if isinstance(mesh, AbstractMesh):
+    return AbstractMesh(sizes, AXES, kinds)
+  return Mesh(mesh.devices.reshape(sizes), AXES, axis_types=kinds)
+
+
+def held(tree: Any) -> int:
+  """Returns the bytes of a device's share of the described arrays."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
 
 
 def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:

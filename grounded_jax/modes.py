@@ -487,10 +487,9 @@ def plan(
   if not experiment.stages:
     raise UserError(f"The experiment {experiment.name} has no stages to plan.")
   cpu = not devices and not hbm_gb and plan_lib.on_cpu()
-  devices = devices or math.prod(
-    size for size in vars(experiment.mesh).values() if size != -1
-  )
-  stages = plan_lib.run(experiment, devices, cpu)
+  sizes = (experiment.mesh.data, experiment.mesh.fsdp, experiment.mesh.tensor)
+  devices = devices or math.prod(size for size in sizes if size != -1)
+  stages = plan_lib.run(experiment, devices, cpu, round(hbm_gb * 1e9) or None)
   people = _people()
   for name, programs in stages.items():
     title = f"{name}: GB of each of {devices} devices"

@@ -24,7 +24,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
-from grounded_jax import checkpoint, config, optim, slots, types, weights
+from grounded_jax import (
+  checkpoint,
+  config,
+  layout,
+  optim,
+  slots,
+  types,
+  weights,
+)
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 
@@ -114,28 +122,55 @@ def machine(
   _, shapes = model_lib.abstract(decoder, model.param_dtype)
   axes = model_lib.logical_axes(decoder)
   cuts = mesh_lib.shardings(abstract, axes, shapes)
-  tensor = abstract.shape["tensor"]
-  return Machine(
-    model=model,
-    decoder=dataclasses.replace(
-      decoder,
-      heads=decoder.heads // tensor,
-      kv_heads=decoder.kv_heads // tensor,
-      mlp=decoder.mlp // tensor,
-      vocab=decoder.vocab // tensor,
-    ),
-    mesh=abstract,
-    params=mesh_lib.described(shapes, cuts),
-    cpu=cpu,
-  )
+  params = mesh_lib.described(shapes, cuts)
+  return _machine(model, decoder, abstract, params, cpu)
 
 
-def held(tree: Any) -> int:
-  """Bytes of a device's share of the described arrays."""
-  return sum(
-    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(tree)
+def _machine(
+  model: config.Model,
+  decoder: config.Decoder,
+  mesh: AbstractMesh,
+  params: Any,
+  cpu: bool,
+) -> Machine:
+  """A device with its share of the whole decoder."""
+  tensor = mesh.shape["tensor"]
+  cut = dataclasses.replace(
+    decoder,
+    heads=decoder.heads // tensor,
+    kv_heads=-(-decoder.kv_heads // tensor),
+    mlp=decoder.mlp // tensor,
+    vocab=decoder.vocab // tensor,
   )
+  if decoder.kv_heads < tensor:
+    cut = dataclasses.replace(cut, kv_heads=decoder.kv_heads)
+  return Machine(model=model, decoder=cut, mesh=mesh, params=params, cpu=cpu)
+
+
+def of_sampler(
+  experiment: config.Experiment, at: Machine, memory: int | None
+) -> Machine:
+  """What a device holds of the sampler's weights, beside a learner's.
+
+  Args:
+    experiment: its model and mesh.
+    at: the learner's.
+    memory: bytes of a device, if known.
+  """
+  made = layout.make(
+    at.model,
+    weights.decoder(at.model),
+    at.mesh,
+    experiment.mesh.sampler_tensor,
+    memory,
+  )
+  if not made.copies:
+    return at
+  model = dataclasses.replace(
+    at.model, param_dtype=at.model.sampling_dtype, lora=config.LoRA()
+  )
+  decoder = weights.decoder(at.model)
+  return _machine(model, decoder, made.mesh, made.params, at.cpu)
 
 
 def batch(shape: Shape, mesh: AbstractMesh) -> Any:
@@ -272,12 +307,12 @@ def update(
   # Layers whose residuals are not all kept compute the rest again, one by one.
   every = residuals(at, shape, "none")[0] if remat != "none" else kept
   again = max(every - kept - host, 0) // at.decoder.layers
-  grads = held(at.params)
+  grads = mesh_lib.held(at.params)
   return Program(
     arguments={
-      "parameters": held(state.params),
-      "optimiser": held((state.opt_state, state.step)),
-      "batch": held(batch(shape, at.mesh)),
+      "parameters": mesh_lib.held(state.params),
+      "optimiser": mesh_lib.held((state.opt_state, state.step)),
+      "batch": mesh_lib.held(batch(shape, at.mesh)),
     },
     held={
       # The sum over micro-batches, and that of one.
@@ -365,8 +400,8 @@ def sampler(at: Machine, shape: Shape) -> Program:
   wide = max(jnp.dtype(dtype).itemsize, 4)
   return Program(
     arguments={
-      "parameters": held(at.params),
-      "batch": held(batch(cut, at.mesh).prompts),
+      "parameters": mesh_lib.held(at.params),
+      "batch": mesh_lib.held(batch(cut, at.mesh).prompts),
     },
     held={
       "cast weights": cast,
@@ -408,9 +443,18 @@ def shape_of(stage: config.Stage, data: config.Data) -> Shape:
 
 
 def of_stage(
-  at: Machine, stage: config.Stage, data: config.Data
+  at: Machine,
+  stage: config.Stage,
+  data: config.Data,
+  drawing: Machine | None = None,
 ) -> dict[str, Program]:
   """The programs of a stage, with what lies beside each while it runs.
+
+  Args:
+    at: what a device holds while it learns.
+    stage: the stage.
+    data: how long prompts may be.
+    drawing: what it holds of the sampler's own weights, if it has any.
 
   Raises:
     UserError: prompts that the mesh does not divide.
@@ -430,9 +474,11 @@ def of_stage(
     return {"update": learner}
   reference = {}
   if stage.grpo.beta:
-    reference = {"reference": held(at.params)}
+    reference = {"reference": mesh_lib.held(at.params)}
   idle = {"optimiser": learner.arguments["optimiser"]}
-  drawn = sampler(at, shape)
+  if drawing is not None and drawing is not at:
+    idle["learner's parameters"] = mesh_lib.held(at.params)
+  drawn = sampler(drawing or at, shape)
   beside = lambda program, more: dataclasses.replace(
     program, arguments=program.arguments | more
   )
@@ -443,7 +489,10 @@ def of_stage(
 
 
 def run(
-  experiment: config.Experiment, devices: int, cpu: bool
+  experiment: config.Experiment,
+  devices: int,
+  cpu: bool,
+  memory: int | None = None,
 ) -> dict[str, dict[str, Program]]:
   """The programs of every stage, by its name; nothing is allocated.
 
@@ -451,11 +500,13 @@ def run(
     experiment: its model, mesh, data and stages.
     devices: in the mesh; they need not exist.
     cpu: count as XLA does on CPUs, not on accelerators.
+    memory: bytes of a device, which may decide how the sampler is laid out.
   """
   decoder = weights.decoder(experiment.model)
   at = machine(experiment.model, decoder, experiment.mesh, devices, cpu)
+  drawing = of_sampler(experiment, at, memory)
   return {
-    stage.name: of_stage(at, stage, experiment.data)
+    stage.name: of_stage(at, stage, experiment.data, drawing)
     for stage in experiment.stages
   }
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from grounded_jax import checkpoint as checkpoint_lib
 from grounded_jax import (
+  chips,
   config,
   lora,
   pipeline,
@@ -26,6 +27,7 @@ from grounded_jax import (
   weights,
 )
 from grounded_jax import draw as draw_lib
+from grounded_jax import layout as layout_lib
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 from grounded_jax import slots as slots_lib
@@ -41,17 +43,20 @@ class Policy:
   graphdef: Any
   tokenizer: tokenizer_lib.Tokenizer
   rows: jax.sharding.NamedSharding  # of arrays whose first axis is P
+  layout: layout_lib.Layout  # of the sampler
   base: Any = None  # with LoRA the weights, which then are not trained
 
   def whole(self, params: Any) -> Any:
     """All that the model reads, of the parameters that are trained."""
     return lora.attach(self.model.lora, self.base, params)
 
-  @property
-  def ways(self) -> int:
-    """In how many parts the devices cut the prompts."""
-    size = self.rows.mesh.size
-    return size // self.rows.shard_shape((size,))[0]
+  def for_sampling(self, params: Any) -> Any:
+    """What the sampler reads, of the parameters that are trained.
+
+    A copy in its dtype and layout, if they differ: made once a rollout.
+    """
+    whole = self.whole(params)
+    return self.layout.move(whole) if self.layout.copies else whole
 
 
 def load(
@@ -81,6 +86,13 @@ def load(
     graphdef=graphdef,
     tokenizer=tokenizer,
     rows=mesh_lib.rows(devices),
+    layout=layout_lib.make(
+      cfg,
+      decoder,
+      devices,
+      experiment.mesh.sampler_tensor,
+      chips.memory(devices.devices.flat[0]),
+    ),
   )
   key = jax.random.key(experiment.seed)
   if not cfg.lora.rank:
@@ -90,7 +102,9 @@ def load(
   base = _weights(cfg, decoder, shapes, layout, key)
   policy = dataclasses.replace(policy, base=base)
   shapes = lora.abstract(cfg.lora, shapes)
-  layout = mesh_lib.shardings(devices, lora.logical_axes(cfg.lora, axes))
+  layout = mesh_lib.shardings(
+    devices, lora.logical_axes(cfg.lora, axes), shapes
+  )
   if checkpoint is not None:
     return policy, _restore(checkpoint, shapes, layout)
   return policy, jax.device_put(lora.init(shapes, key), layout)
@@ -120,19 +134,17 @@ def _random(decoder: config.Decoder, dtype: str, key: jax.Array) -> Any:
   return model_lib.init(decoder, key, dtype)[1]
 
 
-def put(policy: Policy, tree: Any) -> Any:
-  """The host arrays of `tree`, their first axis over the devices."""
-  whole = jax.sharding.NamedSharding(
-    policy.rows.mesh, jax.sharding.PartitionSpec()
-  )
+def put(rows: jax.sharding.NamedSharding, tree: Any) -> Any:
+  """The host arrays of `tree`, their first axis cut as `rows`."""
+  whole = jax.sharding.NamedSharding(rows.mesh, jax.sharding.PartitionSpec())
   return jax.tree.map(
-    lambda x: jax.device_put(x, policy.rows if np.ndim(x) else whole), tree
+    lambda x: jax.device_put(x, rows if np.ndim(x) else whole), tree
   )
 
 
 def begin(
   policy: Policy,
-  params: Any,
+  weights: Any,
   prompts: types.PromptBatch,
   *,
   seed: int,
@@ -150,6 +162,7 @@ def begin(
 ) -> types.Rollout:
   """G completions of each prompt, on the devices, which may still be at it.
 
+  `weights` are those that `Policy.for_sampling` gave.
   With slots they are drawn, and ended at `stop`, when it returns.
   """
   rule = draw_lib.Rule(
@@ -160,15 +173,15 @@ def begin(
     made = _slots(policy, rule, group, max_new_tokens, slots, prompts)
     ends = functools.partial(stops.ends_at, policy.tokenizer, stop=stop)
     rollout, _ = refill.sample(
-      *(made, policy.whole(params), prompts),
+      *(made, weights, prompts),
       stopped=ends if stop else None,
       **address,
     )
     return rollout
   return sampler.sample(
     policy.graphdef,
-    policy.whole(params),
-    put(policy, prompts),
+    weights,
+    put(policy.layout.rows, prompts),
     # Arrays: as Python numbers they would compile anew for every value.
     **{name: jnp.int32(value) for name, value in address.items()},
     group=group,
@@ -200,20 +213,20 @@ def _slots(
     max_new_tokens=max_new_tokens,
     slots=slots,
     prompt_len=prompts.tokens.shape[1],
-    admit=policy.ways,
-    mesh=policy.rows.mesh,
+    admit=policy.layout.ways,
+    mesh=policy.layout.mesh,
   )
 
 
 def draw(
   policy: Policy,
-  params: Any,
+  weights: Any,
   prompts: types.PromptBatch,
   stop: Sequence[str] = (),
   **options: Any,
 ) -> types.Rollout:
   """What `begin` begins with these options, on the host, cut at `stop`."""
-  begun = begin(policy, params, prompts, **options)
+  begun = begin(policy, weights, prompts, **options)
   return stops.cut(policy.tokenizer, jax.device_get(begun), stop)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import rich.console
 
@@ -137,10 +138,9 @@ def grpo_stage(
       watch = Stopwatch()
       # 1-3. Prompts, G completions of each, their scores; anew for groups
       # that teach nothing.  [P L] -> [P G C] -> [P G]
-      draw = functools.partial(
-        draw_groups, book, index, data, score, state.params, step, watch
+      kept, counts, drawn, cursor = collect(
+        book, index, data, score, state.params, step, watch, cursor
       )
-      kept, counts, drawn, cursor = groups.collect(cfg, draw, cursor)
       # 4. Update.
       with watch("update"):
         batch = groups.batch(cfg, kept, counts, int(state.step))
@@ -164,12 +164,34 @@ def scorer(stage: config.Stage, judge: verifiers.Verifier) -> groups.Scorer:
   )
 
 
-def draw_groups(
+def collect(
   book: journal.Journal,
   index: int,
   data: pipeline.Prompts,
   score: groups.Scorer,
   params: Any,
+  step: int,
+  watch: Stopwatch,
+  cursor: int,
+) -> tuple[groups.Groups, np.ndarray, groups.Groups, int]:
+  """What `groups.collect` keeps of a step's draws.
+
+  The sampler's copy of the weights lives no longer than this.
+  """
+  with watch("sample"):
+    weights = book.policy.for_sampling(params)
+  draw = functools.partial(
+    draw_groups, book, index, data, score, weights, step, watch
+  )
+  return groups.collect(book.experiment.stages[index].grpo, draw, cursor)
+
+
+def draw_groups(
+  book: journal.Journal,
+  index: int,
+  data: pipeline.Prompts,
+  score: groups.Scorer,
+  weights: Any,
   step: int,
   watch: Stopwatch,
   cursor: int,
@@ -192,7 +214,7 @@ def draw_groups(
       with watch("sample"):
         rollout = policy_lib.begin(
           book.policy,
-          params,
+          weights,
           prompts,
           seed=exp.seed,
           stage=index,
@@ -240,7 +262,7 @@ def learn(
   at: checkpoint.Start,
 ) -> tuple[types.TrainState, dict[str, Any]]:
   """The state after `cfg.iterations` updates, and the last one's metrics."""
-  batch = policy_lib.put(policy, batch)
+  batch = policy_lib.put(policy.rows, batch)
   model, graphdef = policy.model, policy.graphdef
   logp = lambda params: grpo.rollout_logp(
     cfg, model, graphdef, policy.whole(params), batch.prompts, batch.rollout
@@ -276,7 +298,7 @@ def sft_stage(
     for step in range(at.step, stage.steps):
       watch = Stopwatch()
       # 1. Prompts and their demonstrations.  [P L], [P G C]
-      batch = policy_lib.put(policy, data.take(cursor, stage.sft.prompts))
+      batch = policy_lib.put(policy.rows, data.take(cursor, stage.sft.prompts))
       cursor += stage.sft.prompts
       # 2. Update.
       state, learned = sft.update(

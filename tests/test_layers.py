@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "grounded_jax"
 LAYERS = (
   ("records",),
   ("sentences",),
-  ("config", "text"),
+  ("chips", "config", "text"),
   ("refusals",),
   # Layer 1 of the design: without jax, then with it.
   ("jsonstream",),
@@ -37,7 +37,8 @@ LAYERS = (
   ("refill",),
   # Layer 4.
   ("checkpoint", "grpo", "sft"),
-  ("groups", "inputs", "policy", "verifiers/t5"),
+  ("groups", "inputs", "layout", "verifiers/t5"),
+  ("policy",),
   # Layer 5.
   ("benchmark", "evaluate", "plan"),
   ("aot",),

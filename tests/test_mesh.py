@@ -43,7 +43,9 @@ def test_the_default_mesh_is_all_devices_with_auto_axes():
 
 def test_every_weight_is_cut_over_fsdp_and_tensor_where_it_can_be():
   decoder = config.Decoder(tied=False)
-  cuts = mesh.shardings(of_shape(2, 2, 2), model_lib.logical_axes(decoder))
+  axes = model_lib.logical_axes(decoder)
+  _, shapes = model_lib.abstract(decoder)
+  cuts = mesh.shardings(of_shape(2, 2, 2), axes, shapes)
   tensor, fsdp = ("tensor",), ("fsdp",)
   assert cuts["embed"].spec == PartitionSpec(tensor, fsdp)
   assert cuts["head"].spec == PartitionSpec(fsdp, tensor)

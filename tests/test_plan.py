@@ -10,7 +10,7 @@ import plan_cases as cases
 import pytest
 
 from benchmarks.tpu_counts import QWEN3_8B
-from grounded_jax import checkpoint, config, main, optim, plan
+from grounded_jax import checkpoint, config, main, mesh, optim, plan
 from grounded_jax import model as model_lib
 from grounded_jax.records import UserError
 
@@ -61,9 +61,9 @@ def test_eight_billion_weights_take_four_bytes_each_over_64_devices():
   assert weights == vocabulary + 36 * layer + norms
   # The scales of heads, 2 * 36 * 128 of them, are on every device.
   heads = 2 * 36 * 128
-  assert plan.held(at.params) == 4 * ((weights - heads) // 64 + heads)
+  assert mesh.held(at.params) == 4 * ((weights - heads) // 64 + heads)
   state = checkpoint.describe(optim.make(config.Optimizer(), 1), at.params)
-  assert plan.held(state.opt_state) == 2 * plan.held(at.params) + 2 * 4
+  assert mesh.held(state.opt_state) == 2 * mesh.held(at.params) + 2 * 4
 
 
 def test_caches_are_keys_and_values_of_every_layer_head_and_token():
@@ -110,8 +110,8 @@ def test_a_reference_is_one_more_copy_of_the_weights_in_every_program():
   at = machine(SMALL.decoder)
   programs = plan.of_stage(at, stage, config.Data(max_prompt_len=64))
   for program in programs.values():
-    assert program.arguments["reference"] == plan.held(at.params)
-    assert program.arguments["optimiser"] > 2 * plan.held(at.params)
+    assert program.arguments["reference"] == mesh.held(at.params)
+    assert program.arguments["optimiser"] > 2 * mesh.held(at.params)
 
 
 def test_prompts_that_the_mesh_does_not_divide_are_refused():
