@@ -26,8 +26,8 @@ from typing import Any
 import rich.console
 import rich.table
 
-from benchmarks import counts, grpo_summary, quiet, rates
-from grounded_jax import benchmark, config, weights
+from benchmarks import grpo_summary, quiet, rates
+from grounded_jax import benchmark, config, counts, weights
 from grounded_jax.records import UserError
 
 # The models that grounded_jax.benchmark has names for.

@@ -26,8 +26,7 @@ once, either as allocated or half full (the mean over all steps).
 import argparse
 import json
 
-from benchmarks import counts
-from grounded_jax import aot, config, plan
+from grounded_jax import aot, config, counts, plan
 
 QWEN3_8B = config.Decoder(
   layers=36,

@@ -1,13 +1,14 @@
 """Programs compiled for devices that are not here: what they take and do.
 
-The update and the sampler are lowered as a run calls them, for described
-arrays over the devices of a named TPU topology, compiled, and counted (`hlo`).
-All numbers are of one device.  Nothing is allocated and nothing runs: these
-are the compiler's numbers, not measurements.
+The programs of a step are lowered as a run calls them, for described arrays
+over the devices of a named TPU topology, compiled, counted (`hlo`) and timed by
+the compiler's own estimate (`estimate`).  All numbers are of one device.
+Nothing is allocated and nothing runs: these are no measurements.
 """
 
 import collections
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from grounded_jax import (
   checkpoint,
+  chips,
   config,
   grpo,
   hlo,
@@ -26,11 +28,14 @@ from grounded_jax import (
   plan,
   sampler,
   sft,
-  weights,
 )
+from grounded_jax import layout as layout_lib
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 from grounded_jax.records import UserError
+
+# What the compiler's library would otherwise ask a server that is not there.
+_ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,17 @@ class Target:
   decoder: config.Decoder
   devices: Mesh
   params: Any  # described arrays
+  layout: layout_lib.Layout  # of the sampler
+
+  @property
+  def graphdef(self) -> Any:
+    """Of the model."""
+    return model_lib.abstract(self.decoder, self.model.param_dtype)[0]
+
+  @property
+  def chip(self) -> chips.Chip:
+    """One of the devices."""
+    return chips.find(self.devices.devices.flat[0])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +66,7 @@ class Compiled:
   seconds: float  # that its compilation took
   memory: dict[str, int]  # bytes, by what they are for
   counts: hlo.Program
+  unknown: tuple[str, ...]  # loops whose length the program does not tell
 
   def table(self) -> dict[str, Any]:
     """The program as a result to print."""
@@ -61,8 +78,8 @@ class Compiled:
 
   def decode_step(self) -> hlo.Program:
     """Of a sampler: one run of the loop over tokens."""
-    (loop,) = (loop for loop in self.counts.loops if loop.trips is None)
-    return self.counts.inside(loop.name)
+    (name,) = self.unknown
+    return self.counts.inside(name)
 
 
 def moved(counts: hlo.Program) -> dict[str, int]:
@@ -84,6 +101,8 @@ def mesh(topology: str, cfg: config.Mesh) -> Mesh:
   Raises:
     UserError: no such topology, no TPU compiler, or sizes that do not fit.
   """
+  for name, value in _ALONE.items():
+    os.environ.setdefault(name, value)
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except Exception as error:  # whatever the compiler's library raises
@@ -101,9 +120,18 @@ def mesh(topology: str, cfg: config.Mesh) -> Mesh:
 
 
 def target(
-  model: config.Model, decoder: config.Decoder, devices: Mesh
+  model: config.Model,
+  decoder: config.Decoder,
+  devices: Mesh,
+  sampler_tensor: int = 0,
 ) -> Target:
   """Returns the model's parameters as they lie over the devices.
+
+  Args:
+    model: its section.
+    decoder: its shape.
+    devices: the learner's mesh.
+    sampler_tensor: `mesh.sampler_tensor`.
 
   Raises:
     UserError: sizes that the mesh does not divide.
@@ -116,16 +144,44 @@ def target(
     decoder=decoder,
     devices=devices,
     params=mesh_lib.described(shapes, layout),
+    layout=layout_lib.make(
+      model,
+      decoder,
+      devices,
+      sampler_tensor,
+      chips.memory(devices.devices.flat[0]),
+    ),
   )
 
 
-def _batch(at: Target, shape: plan.Shape) -> Any:
-  """What an update takes, over the target's devices."""
+def _batch(devices: Mesh, shape: plan.Shape) -> Any:
+  """What an update takes, over such a mesh."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=NamedSharding(at.devices, x.sharding.spec)
+      x.shape, x.dtype, sharding=NamedSharding(devices, x.sharding.spec)
     ),
-    plan.batch(shape, at.devices.abstract_mesh),
+    plan.batch(shape, devices.abstract_mesh),
+  )
+
+
+def lower_init(at: Target, stage: config.Stage) -> jax.stages.Lowered:
+  """Returns what makes a stage's state from the parameters."""
+  tx = optim.make(stage.optimizer, max(stage.steps, 1))
+  return checkpoint.initialise(tx, at.params).lower(at.params)
+
+
+def lower_reshard(at: Target) -> jax.stages.Lowered:
+  """Returns the move of the weights to the sampler's layout."""
+  return at.layout.move.lower(at.params)
+
+
+def lower_logp(
+  at: Target, stage: config.Stage, shape: plan.Shape
+) -> jax.stages.Lowered:
+  """Returns the log-probabilities of a step's rollout."""
+  batch = _batch(at.devices, shape)
+  return grpo.rollout_logp.lower(
+    stage.grpo, at.model, at.graphdef, at.params, batch.prompts, batch.rollout
   )
 
 
@@ -133,12 +189,11 @@ def lower_update(
   at: Target, stage: config.Stage, shape: plan.Shape
 ) -> jax.stages.Lowered:
   """Returns the update of a stage, as a run would call it."""
-  graphdef, _ = model_lib.abstract(at.decoder, at.model.param_dtype)
   tx = optim.make(stage.optimizer, max(stage.steps, 1))
   state = checkpoint.describe(tx, at.params)
   step, cfg = (sft, stage.sft) if shape.supervised else (grpo, stage.grpo)
   return step.update.lower(
-    cfg, at.model, graphdef, tx, state, _batch(at, shape)
+    cfg, at.model, at.graphdef, tx, state, _batch(at.devices, shape)
   )
 
 
@@ -146,14 +201,13 @@ def lower_sampler(
   at: Target, shape: plan.Shape, temperature: float = 1.0
 ) -> jax.stages.Lowered:
   """Returns the sampler of one chunk of a step's prompts."""
-  graphdef, _ = model_lib.abstract(at.decoder, at.model.param_dtype)
-  whole = NamedSharding(at.devices, PartitionSpec())
+  whole = NamedSharding(at.layout.mesh, PartitionSpec())
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
   chunk = dataclasses.replace(shape, prompts=shape.prompts // shape.chunks)
   return sampler.sample.lower(
-    graphdef,
-    at.params,
-    _batch(at, chunk).prompts,
+    at.graphdef,
+    at.layout.params,
+    _batch(at.layout.mesh, chunk).prompts,
     seed=number,
     stage=number,
     step=number,
@@ -167,11 +221,19 @@ def lower_sampler(
   )
 
 
-def compile(lowered: jax.stages.Lowered) -> Compiled:
+class DoesNotFit(UserError):
+  """A program that a device's memory does not hold."""
+
+
+def compile(lowered: jax.stages.Lowered, trips: int | None = None) -> Compiled:
   """Returns what the compiler makes of a lowered program.
 
+  Args:
+    lowered: the program.
+    trips: runs of every loop whose length the program does not tell.
+
   Raises:
-    UserError: it does not fit the devices' memory.
+    DoesNotFit: the devices' memory does not hold it.
   """
   begun = time.perf_counter()
   try:
@@ -180,7 +242,7 @@ def compile(lowered: jax.stages.Lowered) -> Compiled:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     reason = str(error).splitlines()[0]
-    raise UserError(
+    raise DoesNotFit(
       f"A program does not fit: {reason} Cut the prompts, raise mesh.fsdp or"
       " set model.remat."
     ) from error
@@ -190,8 +252,13 @@ def compile(lowered: jax.stages.Lowered) -> Compiled:
     found.temp_size_in_bytes,
   )
   outputs = found.output_size_in_bytes - found.alias_size_in_bytes
+  seconds, text = time.perf_counter() - begun, compiled.as_text()
+  counts = hlo.analyse(text)
+  unknown = tuple(loop.name for loop in counts.loops if loop.trips is None)
+  if trips is not None and unknown:
+    counts = hlo.analyse(text, dict.fromkeys(unknown, trips))
   return Compiled(
-    seconds=time.perf_counter() - begun,
+    seconds=seconds,
     memory={
       "arguments": arguments,
       "outputs": outputs,  # those that replace no argument
@@ -199,46 +266,6 @@ def compile(lowered: jax.stages.Lowered) -> Compiled:
       "peak": arguments + outputs + temporaries,
       "host": found.host_temp_size_in_bytes,
     },
-    counts=hlo.analyse(compiled.as_text()),
+    counts=counts,
+    unknown=unknown,
   )
-
-
-def run(
-  experiment: config.Experiment, topology: str
-) -> dict[str, dict[str, Any]]:
-  """The table of each stage's programs, compiled for a topology.
-
-  Raises:
-    UserError: what the mesh, the topology or the memory does not allow.
-  """
-  if experiment.model.lora.rank:
-    raise UserError("Compiling for a topology does not know adapters yet.")
-  at = target(
-    experiment.model,
-    weights.decoder(experiment.model),
-    mesh(topology, experiment.mesh),
-  )
-  return {
-    stage.name: _stage(at, stage, experiment.data)
-    for stage in experiment.stages
-  }
-
-
-def _stage(
-  at: Target, stage: config.Stage, data: config.Data
-) -> dict[str, Any]:
-  shape = plan.shape_of(stage, data)
-  chunk = shape.prompts // shape.chunks
-  mesh_lib.check_rows(at.devices, f"{stage.objective}.prompts", chunk)
-  out = {
-    "devices": at.devices.size,
-    "update": compile(lower_update(at, stage, shape)).table(),
-  }
-  if shape.supervised:
-    return out
-  drawn = compile(lower_sampler(at, shape, stage.grpo.temperature))
-  step = drawn.decode_step()
-  return out | {
-    "sampler": drawn.table(),
-    "decode_step": step.table() | {"arguments_moved": moved(step)},
-  }

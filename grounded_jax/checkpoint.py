@@ -121,11 +121,7 @@ def begin(
   if manager.latest_step() is None:
     # A copy: the stage gives the parameters' memory away.
     copy = jax.tree.map(jnp.copy, params) if with_reference else None
-    init = jax.jit(
-      lambda params: vars(optim.init(tx, params)),
-      out_shardings=jax.tree.map(lambda x: x.sharding, vars(like)),
-      donate_argnums=0,
-    )
+    init = initialise(tx, params)
     return Start(
       state=types.TrainState(**init(params)), like=like, reference=copy
     )
@@ -154,6 +150,19 @@ def begin(
     reference=got["reference"] if with_reference else None,
     cursor=got["meta"]["cursor"],
     step=step,
+  )
+
+
+def initialise(tx: optax.GradientTransformation, params: Any) -> Any:
+  """The jitted function from a stage's parameters to its state's fields.
+
+  It takes the parameters' memory.
+  """
+  places = jax.tree.map(lambda x: x.sharding, vars(describe(tx, params)))
+  return jax.jit(
+    lambda params: vars(optim.init(tx, params)),
+    out_shardings=places,
+    donate_argnums=0,
   )
 
 

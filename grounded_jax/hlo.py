@@ -45,6 +45,7 @@ class Collective:
   kind: str
   bytes: int  # of one device: what it gives or what it gets, the larger
   argument: str  # of the program, whose content is moved; "" = of none
+  asynchronous: bool  # it is begun, and other work done until it is waited for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,9 @@ class Cost:
   loops: tuple[str, ...]  # around it, outermost first
   times: int  # that it runs
   work: hlo_cost.Work  # of one run
+  cycles: (
+    int | None
+  )  # of one run, as the compiler estimates; None = it does not
   collectives: tuple[Collective, ...]
 
 
@@ -179,6 +183,7 @@ def _cost(module, frame: _Frame, instruction) -> Cost:
     loops=frame.loops,
     times=frame.times,
     work=hlo_cost.work(module, frame.computation, instruction),
+    cycles=hlo_cost.cycles(instruction),
     collectives=tuple(_collectives(module, frame, instruction)),
   )
 
@@ -209,6 +214,8 @@ def _collectives(module, frame: _Frame, instruction) -> Iterator[Collective]:
     kind=kind,
     bytes=max(sum(shape.bytes for shape in side) for side in (given, got)),
     argument=_argument(module, frame, instruction.operands[0], None),
+    asynchronous=instruction.opcode != kind
+    or hlo_cost.spans_fusions(instruction),
   )
 
 

@@ -36,6 +36,7 @@ _ELEMENTWISE = frozenset(
   " shift-right-logical sign sine sqrt subtract tan tanh xor".split()
 )
 _DECLARED = re.compile(r'"cost_estimate":\{([^}]*)\}')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ENTRY = re.compile(r'"(flops|bytes_accessed)":"?(\d+)')
 
 
@@ -238,13 +239,24 @@ def result(computation, number: int) -> tuple[hlo_text.Instruction, int]:
   return computation.instructions[root.operands[number]], 0
 
 
+def cycles(instruction: hlo_text.Instruction) -> int | None:
+  """The compiler's estimate of one run, where it notes one."""
+  found = _CYCLES.search(instruction.attributes)
+  return int(found[1]) if found else None
+
+
+def spans_fusions(instruction: hlo_text.Instruction) -> bool:
+  """Whether a collective is written into the fusions that it runs beside."""
+  return "chain_id=" in instruction.attributes
+
+
 def begins(computation, instruction) -> bool:
   """Whether a collective of a fusion is not the sequel of another's.
 
   TPUs write a collective that spans fusions into each that it runs beside; the
   one that AsyncCollectiveStart follows begins it.
   """
-  if "chain_id=" not in instruction.attributes:
+  if not spans_fusions(instruction):
     return True
   users = computation.users(instruction.name)
   targets = [user.word("custom_call_target") for user in users]

@@ -11,6 +11,7 @@
   --mode=data    load, validate and count the experiment's records
   --mode=prompt  print exact prompts with their token counts
   --mode=export  write a checkpoint for transformers, vLLM or PEFT
+  --mode=compile every program of a step, compiled for TPUs that are not here
   --mode=plan    memory of each device, for a config and a mesh of any size
 
 A result is JSON on stdout, and a table on stderr.  A mistake in the command
@@ -61,8 +62,9 @@ MODES = {
   "prompt": ("count",),
   "export": ("checkpoint", "output", "dtype", "adapter"),
   "plan": ("devices", "hbm_gb"),
+  "compile": ("topology",),
 }
-LATER = ("prepare", "compile", "report")
+LATER = ("prepare", "report")
 WITHOUT_CONFIG = ("score",)
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -176,6 +178,12 @@ def _define_plan(values: flags.FlagValues) -> None:
     0.0,
     "plan: memory of a device in 10^9 bytes, to say whether it fits.",
     0.0,
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "topology",
+    "",
+    "compile: the TPUs, like v5e:4x4 or v5p:2x2x1. Needs the extra [tpu].",
     flag_values=values,
   )
 
@@ -320,11 +328,11 @@ def check_flags(values: flags.FlagValues, experiment) -> None:
     )
 
 
-def run(argv: Sequence[str]) -> None:
-  """Does what the command line says."""
+def run(argv: Sequence[str]) -> int:
+  """Does what the command line says; returns 1 if the answer is no."""
   if any(item in ("--help", "-h", "-help") for item in argv[1:]):
     print(help_text())
-    return
+    return 0
   values, experiment = parse(argv)
   check_flags(values, experiment)
   # Here, so that --help and mistakes do not wait for jax.
@@ -334,7 +342,7 @@ def run(argv: Sequence[str]) -> None:
   if experiment is not None:
     workdir = values["workdir"].value or f"runs/{experiment.name}"
     options |= {"experiment": experiment, "workdir": pathlib.Path(workdir)}
-  {
+  code = {
     "train": modes.train,
     "eval": modes.evaluate,
     "score": modes.score,
@@ -343,7 +351,9 @@ def run(argv: Sequence[str]) -> None:
     "prompt": modes.prompt,
     "export": modes.export,
     "plan": modes.plan,
+    "compile": modes.compile_for,
   }[values["mode"].value](**options)
+  return code or 0
 
 
 def help_text() -> str:
@@ -367,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   absl_logging.set_verbosity(absl_logging.ERROR)
   flags.FLAGS.mark_as_parsed()  # libraries look at absl's global flags
   try:
-    run(sys.argv if argv is None else ["main", *argv])
+    return run(sys.argv if argv is None else ["main", *argv])
   except UserError as error:
     print(" ".join(str(error).split()), file=sys.stderr)
     return 2
@@ -381,7 +391,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       file=sys.stderr,
     )
     return 130
-  return 0
 
 
 if __name__ == "__main__":

@@ -475,8 +475,10 @@ def plan(
   workdir: pathlib.Path,
   devices: int,
   hbm_gb: float,
-) -> None:
+) -> int:
   """Shows the memory of a device in every program; nothing is allocated.
+
+  Returns 1 if it does not fit, else 0.
 
   Without a number of devices or their memory it is that of this machine's
   CPU, where bfloat16 takes 4 bytes; with either, that of an accelerator.
@@ -516,3 +518,33 @@ def plan(
     verdict += f": it {fits} into {hbm_gb:g} GB"
   people.print(verdict + ".")
   _result(result)
+  return 0 if result.get("fits", True) else 1
+
+
+def compile_for(
+  experiment: config.Experiment, workdir: pathlib.Path, topology: str
+) -> int:
+  """Compiles every program of a step for TPUs that are not here.
+
+  Returns 1 if one does not fit, else 0.
+  """
+  del workdir
+  if not topology:
+    raise UserError(
+      "--mode=compile needs --topology, for example --topology=v5e:4x4."
+    )
+  if not experiment.stages:
+    raise UserError(f"The experiment {experiment.name} has no stages.")
+  from grounded_jax import topology as topology_lib
+
+  people = _people()
+  result = topology_lib.run(experiment, topology, people.print)
+  for name, stage in result["stages"].items():
+    people.print(topology_lib.table(name, result, stage))
+  fits = "fits" if result["fits"] else "does not fit"
+  people.print(
+    f"It {fits} into {result['hbm_bytes'] / 1e9:.1f} GB of each"
+    f" {result['chip']}. Seconds are the compiler's estimate, not measured."
+  )
+  _result(result)
+  return 0 if result["fits"] else 1

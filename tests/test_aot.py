@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from grounded_jax import aot, config, plan
+from grounded_jax import aot, config, plan, topology
 from grounded_jax.records import UserError
 
 DECODER = config.Decoder(
@@ -82,16 +82,26 @@ def test_an_experiment_becomes_a_table_of_each_stage():
     data=config.Data(max_prompt_len=128),
     stages=(STAGE, supervised),
   )
-  found = aot.run(experiment, "v5e:2x2")
-  assert {name: set(stage) for name, stage in found.items()} == {
-    "one": {"devices", "update", "sampler", "decode_step"},
-    "two": {"devices", "update"},
+  found = topology.run(experiment, "v5e:2x2")
+  stages = found["stages"]
+  assert {name: set(stage["programs"]) for name, stage in stages.items()} == {
+    "one": {"init", "reshard", "sampler", "logp", "update"},
+    "two": {"init", "update"},
   }
-  assert found["two"]["update"]["flops"] > 0
+  assert found["fits"]
+  for stage in stages.values():
+    update = stage["programs"]["update"]
+    assert 0 < update["memory_bytes"]["peak"] < 16 << 30
+    assert 0 < update["estimated_utilisation"]["least"]
+    assert update["estimated_utilisation"]["most"] < 1
+    seconds = stage["step"]["estimated_seconds"]
+    assert 0 < seconds["least"] <= seconds["most"]
+  sampler = stages["one"]["programs"]["sampler"]
+  assert sampler["decode_step"]["arguments_moved"] == {}
   small = dataclasses.replace(STAGE.grpo, prompts=6)
   odd = dataclasses.replace(STAGE, grpo=small)
   with pytest.raises(UserError, match="6 prompts are not divisible by the 4"):
-    aot.run(dataclasses.replace(experiment, stages=(odd,)), "v5e:2x2")
+    topology.run(dataclasses.replace(experiment, stages=(odd,)), "v5e:2x2")
 
 
 def test_a_topology_that_does_not_exist_is_named():

@@ -20,6 +20,7 @@ LAYERS = (
   ("hlo_text",),
   ("hlo_cost",),
   ("hlo",),
+  ("counts", "estimate"),
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
@@ -42,6 +43,7 @@ LAYERS = (
   # Layer 5.
   ("benchmark", "evaluate", "plan"),
   ("aot",),
+  ("topology",),
   ("journal", "variants"),
   # Layers 6 and 7.
   ("train",),

@@ -47,8 +47,8 @@ LONG = "a" * 300
 # (arguments, what the sentence must say)
 MISTAKES = [
   (["--mode=plan"], "--mode=plan needs --config=FILE.py"),
-  (["--mode=compile", RUN], "--mode=compile is not part of this version"),
-  (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile is not part of"),
+  (["--mode=compile", RUN], "--mode=compile needs --topology"),
+  (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile needs --config"),
   (["--mode=prepare"], "--mode=prepare is not part of this version"),
   (["--mode=export"], "--mode=export needs --config=FILE.py"),
   ([RUN, "--mode=export", "--workdir=empty"], "No checkpoint at empty"),

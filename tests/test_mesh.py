@@ -64,9 +64,50 @@ def test_a_weight_that_does_not_divide_is_named_with_both_sizes():
   decoder = config.Decoder(heads=6, kv_heads=3)
   _, shapes = model_lib.abstract(decoder)
   axes = model_lib.logical_axes(decoder)
-  message = r"blocks\.k: its axis kv_heads of size 3 .* mesh\.tensor=2"
-  with pytest.raises(UserError, match=message):
+  message = r"blocks\.k: its axis kv_heads of size 3 .* mesh\.tensor=2: set"
+  with pytest.raises(UserError, match=message + r" mesh\.tensor to 1\."):
     mesh.shardings(of_shape(1, 1, 2), axes, shapes)
+
+
+def test_fewer_key_value_heads_than_devices_are_on_each_of_them():
+  decoder = config.Decoder(heads=8, kv_heads=2)
+  _, shapes = model_lib.abstract(decoder)
+  axes = model_lib.logical_axes(decoder)
+  blocks = mesh.shardings(of_shape(1, 2, 4), axes, shapes)["blocks"]
+  assert blocks["k"].spec == PartitionSpec(None, ("fsdp",), None, None)
+  assert blocks["q"].spec == PartitionSpec(None, ("fsdp",), ("tensor",), None)
+
+
+def _sampling(room: float, tensor: int = 0, sizes=(1, 8, 1)):
+  """Its sizes, for a decoder whose weights 8 devices divide."""
+  decoder = config.Decoder(heads=8, kv_heads=8)
+  _, shapes = model_lib.abstract(decoder)
+  axes = model_lib.logical_axes(decoder)
+  learner = of_shape(*sizes)
+  made = mesh.sampling(learner, axes, shapes, tensor, room)
+  share = mesh.held(mesh.described(shapes, mesh.shardings(made, axes, shapes)))
+  return tuple(made.shape.values()), share
+
+
+def test_sampling_takes_the_fewest_devices_whose_shares_of_the_weights_fit():
+  sizes, whole = _sampling(float("inf"))
+  assert sizes == (8, 1, 1)
+  sizes, share = _sampling(whole / 2 + 1e5)
+  assert sizes == (4, 1, 2)
+  assert share <= whole / 2 + 1e5
+  assert _sampling(1.0)[0] == (1, 1, 8)  # nothing fits: as thin as can be
+
+
+def test_sampling_without_fsdp_reads_the_learners_layout():
+  assert _sampling(1.0, sizes=(4, 1, 2))[0] == (4, 1, 2)
+
+
+def test_a_sampler_layout_that_does_not_divide_is_told_what_would():
+  assert _sampling(1.0, tensor=4)[0] == (2, 1, 4)
+  with pytest.raises(UserError, match="sampler_tensor=3 .* 1 or 2 or 4 or 8"):
+    _sampling(1.0, tensor=3)
+  with pytest.raises(UserError, match="multiple of mesh.tensor=2: .* 2 or 4"):
+    _sampling(1.0, tensor=1, sizes=(2, 2, 2))
 
 
 def test_prompts_that_do_not_divide_are_named_with_both_sizes():

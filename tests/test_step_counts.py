@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import counts, rates, roofline
-from grounded_jax import benchmark, config
+from benchmarks import rates, roofline
+from grounded_jax import benchmark, config, counts
 
 DECODER = config.Decoder(
   layers=2, embed=16, mlp=24, heads=4, kv_heads=2, head_dim=8, vocab=40
