@@ -85,8 +85,8 @@ class Ends(transformers.TrainerCallback):
     self._steps.end()
 
 
-def main() -> None:
-  work = peer_work.parse(__doc__.split("\n")[0])
+def run(work: peer_work.Work, steps: peer_work.Steps) -> None:
+  """Does the work, tells `steps` of it and writes the report."""
   vocab = work.settings()["vocab_size"]
   words = tokenizer(vocab)
   texts = peer_work.prompts(work, vocab)
@@ -95,7 +95,7 @@ def main() -> None:
   model = transformers.AutoModelForCausalLM.from_pretrained(
     work.model, dtype=torch.float32, attn_implementation="sdpa"
   )
-  steps, reward = peer_work.Steps(work.steps), peer_work.Reward()
+  reward = peer_work.Reward()
   model.generate = steps.rollout(model.generate)
   weight = next(model.parameters())  # the embedding
   before = weight.detach().clone()
@@ -114,6 +114,11 @@ def main() -> None:
   versions = {m.__name__: m.__version__ for m in (trl, transformers, torch)}
   threads = {"threads": torch.get_num_threads()}
   peer_work.report(work, steps, reward, moved, options | versions | threads)
+
+
+def main() -> None:
+  work = peer_work.parse(__doc__.split("\n")[0])
+  run(work, peer_work.Steps(work.steps))
 
 
 if __name__ == "__main__":

@@ -143,10 +143,10 @@ def embedding(made: rl_cluster.RLCluster) -> np.ndarray:
   return np.array(state["embedder"]["input_embedding"].get_value())
 
 
-def main() -> None:
-  work = peer_work.parse(__doc__.split("\n")[0])
+def run(work: peer_work.Work, steps: peer_work.Steps) -> None:
+  """Does the work, tells `steps` of it and writes the report."""
   made = cluster(work)
-  steps, reward = peer_work.Steps(work.steps), peer_work.Reward()
+  reward = peer_work.Reward()
   learner = grpo_learner.GRPOLearner(
     rl_cluster=made,
     algo_config=grpo_learner.GRPOConfig(
@@ -165,6 +165,11 @@ def main() -> None:
   versions = {name: importlib.metadata.version(name) for name in names}
   options = training(work) | rollout(work)
   peer_work.report(work, steps, reward, moved, options | versions)
+
+
+def main() -> None:
+  work = peer_work.parse(__doc__.split("\n")[0])
+  run(work, peer_work.Steps(work.steps))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -129,7 +129,7 @@ def compile_step(
   began = time.perf_counter()
   cfg = algorithm(shape)
   graphdef, model = made.graphdef, made.model
-  batch = policy.put(made, prompts(shape, 259, 0))
+  batch = policy.put(made.rows, prompts(shape, 259, 0))
   options = {
     "group": shape.group,
     "max_new_tokens": shape.new_tokens,
@@ -186,7 +186,7 @@ def one_step(
   vocab: int,
 ) -> tuple[types.TrainState, float, float]:
   """(the state after a step, seconds sampling, seconds learning)."""
-  put = lambda tree: policy.put(programs.policy, tree)
+  put = lambda tree: policy.put(programs.policy.rows, tree)
   cfg = algorithm(shape)
   began = time.perf_counter()
   batch = put(prompts(shape, vocab, step))
@@ -209,8 +209,15 @@ def one_step(
   return state, sampled - began, time.perf_counter() - sampled
 
 
-def run(shape: Shape) -> dict[str, Any]:
-  """The timings of `shape.steps` steps, as they are written to --out."""
+def run(
+  shape: Shape, ended: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+  """The timings of `shape.steps` steps, as they are written to --out.
+
+  Args:
+    shape: the steps.
+    ended: called after each of them.
+  """
   began = time.perf_counter()
   exp = experiment(shape)
   made, params = policy.load(exp, tokenizer.Bytes())
@@ -232,6 +239,7 @@ def run(shape: Shape) -> dict[str, Any]:
       f" (rollout {rollout:.2f}, update {update:.2f})",
       file=sys.stderr,
     )
+    ended()
   return summary(shape, rows, ends, programs.seconds)
 
 

@@ -45,7 +45,7 @@ def test_the_reward_is_the_share_of_even_tokens():
 def test_every_completion_has_its_full_length_and_every_weight_moves():
   timed = shape("--micro=1", "--beta=0.04")
   made, params, state, programs = _compiled(timed)
-  batch = benchmark.policy.put(made, benchmark.prompts(timed, 259, 0))
+  batch = benchmark.policy.put(made.rows, benchmark.prompts(timed, 259, 0))
   rollout = programs.sample(params, batch, np.int32(0))
   assert np.asarray(rollout.sampled).all()
   before = benchmark.jax.device_get(params)
