@@ -27,12 +27,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from grounded_jax import (
   checkpoint,
   config,
-  layout,
+  lora,
   optim,
   slots,
   types,
   weights,
 )
+from grounded_jax import layout as layout_lib
 from grounded_jax import mesh as mesh_lib
 from grounded_jax import model as model_lib
 
@@ -157,7 +158,7 @@ def of_sampler(
     at: the learner's.
     memory: bytes of a device, if known.
   """
-  made = layout.make(
+  made = layout_lib.make(
     at.model,
     weights.decoder(at.model),
     at.mesh,
@@ -171,6 +172,18 @@ def of_sampler(
   )
   decoder = weights.decoder(at.model)
   return _machine(model, decoder, made.mesh, made.params, at.cpu)
+
+
+def trained(at: Machine) -> Any:
+  """The described parameters that training changes: all, or the adapters."""
+  adapters = at.model.lora
+  if not adapters.rank:
+    return at.params
+  axes = model_lib.logical_axes(weights.decoder(at.model))
+  shapes = lora.abstract(adapters, at.params)
+  names = lora.logical_axes(adapters, axes)
+  layout = mesh_lib.shardings(at.mesh, names, shapes)
+  return mesh_lib.described(shapes, layout)
 
 
 def batch(shape: Shape, mesh: AbstractMesh) -> Any:
@@ -300,16 +313,21 @@ def update(
   at: Machine, cfg: config.Optimizer, shape: Shape, remat: str = ""
 ) -> Program:
   """The learner's step (`grpo.update` or `sft.update`)."""
-  state = checkpoint.describe(optim.make(cfg, 1), at.params)
+  learned = trained(at)
+  state = checkpoint.describe(optim.make(cfg, 1), learned)
+  frozen = {}
+  if at.model.lora.rank:
+    frozen = {"frozen weights": mesh_lib.held(at.params)}
   remat = remat or at.model.remat
   micro = shape.micro or shape.prompts
   kept, host = residuals(at, shape, remat)
   # Layers whose residuals are not all kept compute the rest again, one by one.
   every = residuals(at, shape, "none")[0] if remat != "none" else kept
   again = max(every - kept - host, 0) // at.decoder.layers
-  grads = mesh_lib.held(at.params)
+  grads = mesh_lib.held(learned)
   return Program(
-    arguments={
+    arguments=frozen
+    | {
       "parameters": mesh_lib.held(state.params),
       "optimiser": mesh_lib.held((state.opt_state, state.step)),
       "batch": mesh_lib.held(batch(shape, at.mesh)),
@@ -484,10 +502,12 @@ def of_stage(
     return {"update": learner}
   reference = {}
   if stage.grpo.beta:
-    reference = {"reference": mesh_lib.held(at.params)}
+    reference = {"reference": mesh_lib.held(trained(at))}
   idle = {"optimiser": learner.arguments["optimiser"]}
   if drawing is not None and drawing is not at:
     idle["learner's parameters"] = mesh_lib.held(at.params)
+    if at.model.lora.rank:
+      idle["adapters"] = learner.arguments["parameters"]
   drawn = sampler(drawing or at, shape)
   beside = lambda program, more: dataclasses.replace(
     program, arguments=program.arguments | more

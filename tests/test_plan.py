@@ -52,6 +52,18 @@ def test_the_state_is_counted_as_its_arrays_are(kind):
   assert planned["optimiser"] == size((state.opt_state, state.step))
 
 
+def test_adapters_leave_the_weights_without_gradient_and_moments():
+  adapters = config.LoRA(rank=2, targets="q")
+  at = machine(SMALL.decoder, lora=adapters)
+  planned = plan.update(at, config.Optimizer(), SMALL.shape)
+  d, n, h = 64, 4, 16
+  adapter = SMALL.decoder.layers * (d * 2 + 2 * n * h) * 4
+  assert planned.arguments["frozen weights"] == mesh.held(at.params)
+  assert planned.arguments["parameters"] == adapter
+  assert planned.arguments["optimiser"] == 2 * adapter + 3 * 4  # three counts
+  assert planned.held["gradients"] == adapter
+
+
 def test_eight_billion_weights_take_four_bytes_each_over_64_devices():
   at = machine(QWEN3_8B, devices=64)
   weights = 8_190_735_360
