@@ -4,6 +4,7 @@ The model names logical axes, the experiment sizes the mesh, and only this
 module knows both.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -267,8 +268,13 @@ def keep_parts(
   return jax.lax.with_sharding_constraint(x, cut)
 
 
-def gathered(x: Float[Array, "_ _"], axes: tuple[str, ...]) -> Array:
-  """Returns a matrix whole on every device, but for what `tensor` cuts.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(x: Float[Array, "..."], axes: tuple[str | None, ...]) -> Array:
+  """Returns weights whole on every device, but for what `tensor` cuts.
+
+  Left alone, the compiler may send parts of a product's other operand, or of
+  its sums, round the devices instead, many times the bytes.  The gradient is
+  cut as the weights were.
 
   Args:
     x: within jit.
@@ -277,9 +283,24 @@ def gathered(x: Float[Array, "_ _"], axes: tuple[str, ...]) -> Array:
   mesh = jax.typeof(x).sharding.mesh
   if mesh.axis_names != AXES or ways(mesh, "batch") == 1:
     return x
-  kept = [RULES[axis] if RULES[axis] == ("tensor",) else None for axis in axes]
-  cut = NamedSharding(mesh, PartitionSpec(*kept))
-  return jax.lax.with_sharding_constraint(x, cut)
+  kept = tuple(
+    axis if RULES.get(axis) == ("tensor",) else None for axis in axes
+  )
+  return jax.lax.with_sharding_constraint(x, cut(mesh, kept, x.shape))
+
+
+def _gathered_fwd(x, axes):
+  return gathered(x, axes), None
+
+
+def _gathered_bwd(axes, _, d):
+  mesh = jax.typeof(d).sharding.mesh
+  if mesh.axis_names != AXES or ways(mesh, "batch") == 1:
+    return (d,)
+  return (jax.lax.with_sharding_constraint(d, cut(mesh, axes, d.shape)),)
+
+
+gathered.defvjp(_gathered_fwd, _gathered_bwd)
 
 
 def platform(x: Float[Array, "..."]) -> str:

@@ -258,6 +258,17 @@ _PRODUCT = "product"
 _STREAM = "residual_stream"
 
 
+def _gathered(block: Params, axes: Params, dtype: Any) -> Params:
+  """A layer's matrices as its products read them, from all devices at once."""
+
+  def one(name, leaf):
+    if name not in config.ADAPTABLE or isinstance(leaf, lora.Adapted):
+      return leaf
+    return mesh.gathered(leaf.astype(dtype), axes[name][1:])
+
+  return {name: one(name, leaf) for name, leaf in block.items()}
+
+
 def _remat(body, remat: str):
   if remat == "none":
     return body
@@ -431,9 +442,13 @@ def grouped_hidden(
   )
   turns = rotary.turns(positions, decoder, compute_dtype)
 
+  axes = logical_axes(decoder)["blocks"]
+
   def body(x, inputs):
     x = checkpoint_name(x, _STREAM)
     block, layer = inputs
+    if remat != "none":  # else every layer's would be kept
+      block = _gathered(block, axes, x.dtype)
     q, k, v = _project(block, layer, x, turns, decoder, precision)
     rule = _rule(decoder, layer, precision)
     out = attention.grouped(

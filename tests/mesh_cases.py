@@ -59,11 +59,18 @@ def rollout(p: int = 16, l: int = 12, g: int = 2, c: int = 6) -> types.Batch:
 
 
 def change(cut: config.Decoder, devices, micro: int):
-  """(the parameters' change, loss) of one update on a mesh; None = no mesh."""
+  """(the parameters' change, loss) of one update on a mesh; None = no mesh.
+
+  Micro-batches compute their layers again.
+  """
   cfg = grpo_cases.plain(prompts=16, micro=micro)
   wide = "float64"
   made = config.Model(
-    decoder=cut, logp_chunk=8, param_dtype=wide, compute_dtype=wide
+    decoder=cut,
+    logp_chunk=8,
+    param_dtype=wide,
+    compute_dtype=wide,
+    remat="full" if micro else "none",
   )
   graphdef, params = model.init(cut, jax.random.key(0), wide)
   params = jax.tree.map(lambda x: 2 * x, params)
