@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import attention_tpu, kv_cache, mesh
+from grounded_jax import attention_gpu, attention_tpu, kv_cache, mesh
+from grounded_jax.records import UserError
 
 # What a layer that is computed again need not compute again: see `model`.
 OUTPUT = "attention_output"
@@ -127,7 +128,11 @@ def grouped(
     softcap: scores s become softcap * tanh(s / softcap); 0 = as they are.
     window: positions that a query sees, its own included; None = all.
     kernel: what computes it: xla, pallas (`attention_tpu`, which other devices
-      than TPUs interpret, slowly), or auto = pallas on TPUs, xla elsewhere.
+      than TPUs interpret, slowly), cudnn (`attention_gpu`, CUDA GPUs only), or
+      auto = pallas on TPUs, cudnn where it can, xla elsewhere.
+
+  Raises:
+    UserError: the kernel is cudnn, which cannot compute it here.
   """
   out, _ = _chosen_forward(
     (q, k, v, length, window),
@@ -141,8 +146,37 @@ def grouped(
   return out
 
 
-def _is_pallas(kernel: str, q: Array) -> bool:
-  return kernel == "pallas" or kernel == "auto" and mesh.platform(q) == "tpu"
+def chosen(
+  kernel: str, platform: str, dtype: str, head_dim: int, softcap: float
+) -> str:
+  """Returns what computes a model's attention: xla, pallas or cudnn.
+
+  Args:
+    kernel: one of these, or auto.
+    platform: of the devices: cpu, gpu or tpu.
+    dtype: of queries, keys and values.
+    head_dim: H.
+    softcap: bound of the scores; 0 = none.
+
+  Raises:
+    UserError: the kernel is cudnn, which cannot compute it here.
+  """
+  if kernel in ("xla", "pallas"):
+    return kernel
+  if kernel == "auto" and platform == "tpu":
+    return "pallas"
+  reason = attention_gpu.refusal(platform, dtype, head_dim, softcap)
+  if kernel == "cudnn" and reason:
+    raise UserError(
+      f"model.attention=cudnn: {reason}: set model.attention=auto, which"
+      " chooses what the devices can do."
+    )
+  return "xla" if reason else "cudnn"
+
+
+def _chosen(kernel: str, q: Array, softcap: float) -> str:
+  where, dtype = mesh.platform(q), str(q.dtype)
+  return chosen(kernel, where, dtype, q.shape[-1], softcap)
 
 
 def _chosen_forward(
@@ -150,9 +184,19 @@ def _chosen_forward(
 ):
   """(output, what the backward pass of the same kernel needs of it)."""
   q = inputs[0]
-  if not _is_pallas(kernel, q):
+  kernel = _chosen(kernel, q, softcap)
+  if kernel == "xla":
     rule = (scale, softcap)
     return _forward(*inputs, prompt_len, group, precision, rule)
+  if kernel == "cudnn":
+    out = attention_gpu.forward(
+      *inputs,
+      prompt_len=prompt_len,
+      group=group,
+      scale=_scale(scale, q),
+      implementation="cudnn",
+    )
+    return out, None
   return attention_tpu.forward(
     *inputs,
     prompt_len=prompt_len,
@@ -348,9 +392,21 @@ def _grouped_bwd(
   prompt_len, group, precision, scale, softcap, kernel, saved, d_out
 ):
   q = saved[0]
-  if not _is_pallas(kernel, q):
+  kernel = _chosen(kernel, q, softcap)
+  if kernel == "xla":
     rule = (scale, softcap)
     return _backward(saved, d_out, prompt_len, group, precision, rule)
+  if kernel == "cudnn":
+    *inputs, _, _ = saved
+    grads = attention_gpu.backward(
+      *inputs,
+      d_out,
+      prompt_len=prompt_len,
+      group=group,
+      scale=_scale(scale, q),
+      implementation="cudnn",
+    )
+    return *grads, None, None
   grads = attention_tpu.backward(
     *saved,
     d_out,

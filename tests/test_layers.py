@@ -25,7 +25,7 @@ LAYERS = (
   ("rewards", "trust_score"),
   ("attention_blocks", "compiles", "kv_cache", "masked", "mesh", "types"),
   ("attention_kernels",),
-  ("attention_tpu",),
+  ("attention_gpu", "attention_tpu"),
   ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
   ("slots",),
   # Layer 2.
