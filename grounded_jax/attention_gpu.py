@@ -21,9 +21,9 @@ gradients:
 repeated for each of them, and 101 MB, for 2.4 times the scores, under a mask
 of G C queries by L + G C keys.  Nothing but the row and the output is kept
 between the passes: the backward pass runs the forward kernels again, nine
-products of scores in all where seven would do.
+products over the scores in all where seven would do.
 
-A window makes a mask of prompts too, L L 2 bytes and as much for its gradient.
+A window makes a mask of prompts too: L L 2 bytes, and as much for its gradient.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from grounded_jax import mesh
 # Queries of completions that take their turn together, if one has fewer: as
 # many as a kernel's block.
 _QUERIES = 128
-_ALIGNED = 8  # tokens: a row of the mask is then a number of 16 bytes
+_ALIGNED = 8  # tokens are padded to such a number: 16 bytes of a mask's row
 
 
 def refusal(platform: str, dtype: str, head_dim: int, softcap: float) -> str:
@@ -58,9 +58,9 @@ def refusal(platform: str, dtype: str, head_dim: int, softcap: float) -> str:
     found = ".".join(map(str, capability))
     return f"it needs compute capability 8.0 or more, and the GPU has {found}"
   if dtype not in ("bfloat16", "float16"):
-    return f"it computes in bfloat16 alone, and model.compute_dtype is {dtype}"
+    return f"it computes in 16-bit numbers alone, and the model in {dtype}"
   if softcap:
-    return f"it bounds no scores, and the model's attn_softcap is {softcap}"
+    return f"it caps no scores, and the model's attn_softcap is {softcap}"
   widest = 256 if capability >= (9, 0) else 128
   if head_dim % 8 or head_dim > widest:
     return (
@@ -249,7 +249,7 @@ def forward(
     length: of the prompts.
     window: positions that a query sees; None = all.
     **rule: prompt_len, group, scale (as it is) and implementation, that of
-      `jax.nn.dot_product_attention`: cudnn, or xla.
+      `jax.nn.dot_product_attention`: cudnn, or xla on other devices.
   """
   arrays = (q, k, v)
   outs = (_TOKENS,)
@@ -268,16 +268,9 @@ def backward(
 ) -> tuple[
   Float[Array, "P T N H"], Float[Array, "P T K H"], Float[Array, "P T K H"]
 ]:
-  """Returns the gradients of queries, keys and values.
+  """Returns the gradients of q, k and v, given d_out, that of the output.
 
-  Args:
-    q: queries.
-    k: keys.
-    v: values.
-    length: of the prompts.
-    window: as in `forward`, and so is **rule.
-    d_out: the gradient of the output.
-    **rule: as in `forward`.
+  All else is as in `forward`.
   """
   arrays = (q, k, v, d_out)
   outs = (_TOKENS,) * 3

@@ -74,7 +74,7 @@ def load(
   devices = mesh_lib.make(experiment.mesh)
   decoder = weights.decoder(cfg)
   tokenizer_lib.check(tokenizer, decoder)
-  # Refuses a kernel that these devices have not before anything is loaded.
+  # A kernel that these devices lack is refused before weights are read.
   attention.chosen(
     cfg.attention,
     devices.devices.flat[0].platform,

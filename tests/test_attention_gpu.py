@@ -3,10 +3,6 @@
 Without a GPU they are computed by the same public function on XLA.
 """
 
-import json
-import os
-import subprocess
-import sys
 import types
 
 import attention_gpu_cases as cases
@@ -59,16 +55,7 @@ def test_bfloat16_is_as_near_to_float32_as_xlas_own():
 
 
 def test_each_device_of_a_mesh_calls_for_its_prompts_and_heads():
-  env = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": os.pathsep.join(sys.path),
-  }
-  out = subprocess.run(
-    [sys.executable, cases.__file__], env=env, capture_output=True, text=True
-  )
-  assert out.returncode == 0, out.stderr
-  found = json.loads(out.stdout)
+  found = attention_tpu_cases.on_eight_devices(cases.__file__)
   assert found["cut"] == [["data", "fsdp"], None, "tensor"]
   assert found["worst"] < 1e-5
   # 8 prompts of 50 tokens, 4 query and 2 key heads, 4 completions of 11.
