@@ -101,12 +101,16 @@ def test_an_update_counts_its_kernels_as_the_work_that_they_are():
   decoder = config.Decoder(
     layers=2, embed=256, mlp=8192, heads=2, kv_heads=1, head_dim=64, vocab=1024
   )
-  # Of each device one prompt and, of two completions, a whole chunk of logits.
+  # Of each device one prompt and, of two completions, two whole chunks of
+  # logits; the compiler would compute those of one chunk once only.
   shape = dataclasses.replace(SHAPE, prompts=4, prompt_len=512, new_tokens=256)
   flops = {}
   for kernel in ("xla", "pallas"):
     model = config.Model(
-      decoder=decoder, compute_dtype="bfloat16", attention=kernel
+      decoder=decoder,
+      compute_dtype="bfloat16",
+      attention=kernel,
+      logp_chunk=256,
     )
     at = aot.target(model, decoder, aot.mesh("v5e:2x2", config.Mesh()))
     found = aot.compile(aot.lower_update(at, STAGE, shape))
