@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grounded_jax import mesh
+from grounded_jax import mesh, softmax
 
 # Queries of completions that take their turn together, if one has fewer: as
 # many as a kernel's block.
@@ -129,7 +129,7 @@ class _Row:
     return jnp.concatenate([prompts, own], axis=1)
 
   def prompt_mask(self, window: Array | None) -> Bool[Array, "1 1 _ _"] | None:
-    """Which keys the window hides not; later keys are hidden by causality."""
+    """Which keys the window does not hide; causality hides later ones."""
     if window is None:
       return None
     at = jnp.arange(_up(self.prompt_len))
@@ -209,8 +209,7 @@ def _backward(row: _Row, q, k, v, d_out, length, window=None):
     ]
     return (buffers, sums), (d_q, *(d[:, size:] for d in d_buffers))
 
-  wide = jnp.promote_types(q.dtype, jnp.float32)
-  sums = [x.astype(wide) for x in grads[1:]]
+  sums = [x.astype(softmax.wide(q)) for x in grads[1:]]
   turns = tuple(row.turns(x) for x in (q, k, v, d_out))
   (_, sums), own = jax.lax.scan(turn, (row.buffers(*prompts[1:]), sums), turns)
   grads = (grads[0], *(x.astype(q.dtype) for x in sums))
