@@ -59,7 +59,8 @@ setuptools.setup(
     # Classifiers as verifiers.
     "nli": ["torch>=2.6"],
     "tpu": ["jax[tpu]>=0.8"],
-    "cuda": ["jax[cuda12]>=0.8"],
+    # NVIDIA GPUs; where the driver is older than CUDA 13, jax[cuda12] instead.
+    "cuda": ["jax[cuda13]>=0.8"],
     # Models in buckets (gs://).
     "gcs": ["etils[epath-gcs]>=1.12"],
   },

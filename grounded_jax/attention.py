@@ -19,31 +19,17 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import attention_tpu, kv_cache, mesh
+from grounded_jax import attention_gpu, attention_tpu, mesh, softmax
+from grounded_jax.records import UserError
 
 # What a layer that is computed again need not compute again: see `model`.
 OUTPUT = "attention_output"
-
-_MASKED = -1e30  # finite: a row of masked scores stays a number
 
 # Queries per block.  Prompts are cut into at most _PROMPT_BLOCKS blocks, each
 # of which reads only the keys up to its own end.
 _PROMPT_QUERIES = 256
 _PROMPT_BLOCKS = 8
 _OWN_QUERIES = 128
-
-
-def _wide(x: Array):
-  return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _scale(scale: float, q: Array) -> float:
-  return scale or q.shape[-1] ** -0.5
-
-
-def _capped(scores: Array, softcap: float) -> Array:
-  """Scores bounded by +-softcap; 0 leaves them as they are."""
-  return softcap * jnp.tanh(scores / softcap) if softcap else scores
 
 
 def _mask(
@@ -83,20 +69,14 @@ def dense(
   It holds [P N T T] scores: the plain statement that tests compare with.
   """
   p, t, n, h = q.shape
-  q = q.reshape(p, t, k.shape[2], -1, h) * _scale(scale, q)  # [P T K N/K H]
-  dot = _dots(q, precision)
-  scores = _capped(dot("pqkrh,pskh->pkrqs", q, k), softcap)
+  q = q.reshape(p, t, k.shape[2], -1, h)  # [P T K N/K H]
+  q = q * softmax.scale(scale, q)
+  dot = softmax.dots(q, precision)
+  scores = softmax.capped(dot("pqkrh,pskh->pkrqs", q, k), softcap)
   mask = _mask(length, prompt_len, group, t, window)[:, None, None]
-  weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1)
+  weights = jax.nn.softmax(jnp.where(mask, scores, softmax.MASKED), axis=-1)
   out = dot("pkrqs,pskh->pqkrh", weights.astype(v.dtype), v)
   return out.astype(q.dtype).reshape(p, t, n, h)
-
-
-def _dots(x: Array, precision: str):
-  """einsum with at least float32 accumulation."""
-  return functools.partial(
-    jnp.einsum, precision=precision, preferred_element_type=_wide(x)
-  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8, 10))
@@ -127,7 +107,11 @@ def grouped(
     softcap: scores s become softcap * tanh(s / softcap); 0 = as they are.
     window: positions that a query sees, its own included; None = all.
     kernel: what computes it: xla, pallas (`attention_tpu`, which other devices
-      than TPUs interpret, slowly), or auto = pallas on TPUs, xla elsewhere.
+      than TPUs interpret, slowly), cudnn (`attention_gpu`, CUDA GPUs only), or
+      auto = pallas on TPUs, cudnn where it can, xla elsewhere.
+
+  Raises:
+    UserError: the kernel is cudnn, which cannot compute it here.
   """
   out, _ = _chosen_forward(
     (q, k, v, length, window),
@@ -141,8 +125,37 @@ def grouped(
   return out
 
 
-def _is_pallas(kernel: str, q: Array) -> bool:
-  return kernel == "pallas" or kernel == "auto" and mesh.platform(q) == "tpu"
+def chosen(
+  kernel: str, platform: str, dtype: str, head_dim: int, softcap: float
+) -> str:
+  """Returns what computes a model's attention: xla, pallas or cudnn.
+
+  Args:
+    kernel: one of these, or auto.
+    platform: of the devices: cpu, gpu or tpu.
+    dtype: of queries, keys and values.
+    head_dim: H.
+    softcap: bound of the scores; 0 = none.
+
+  Raises:
+    UserError: the kernel is cudnn, which cannot compute it here.
+  """
+  if kernel in ("xla", "pallas"):
+    return kernel
+  if kernel == "auto" and platform == "tpu":
+    return "pallas"
+  reason = attention_gpu.refusal(platform, dtype, head_dim, softcap)
+  if kernel == "cudnn" and reason:
+    raise UserError(
+      f"model.attention=cudnn: {reason}: set model.attention=auto, which"
+      " chooses what the devices can do."
+    )
+  return "xla" if reason else "cudnn"
+
+
+def _chosen(kernel: str, q: Array, softcap: float) -> str:
+  where, dtype = mesh.platform(q), str(q.dtype)
+  return chosen(kernel, where, dtype, q.shape[-1], softcap)
 
 
 def _chosen_forward(
@@ -150,15 +163,25 @@ def _chosen_forward(
 ):
   """(output, what the backward pass of the same kernel needs of it)."""
   q = inputs[0]
-  if not _is_pallas(kernel, q):
+  kernel = _chosen(kernel, q, softcap)
+  if kernel == "xla":
     rule = (scale, softcap)
     return _forward(*inputs, prompt_len, group, precision, rule)
+  if kernel == "cudnn":
+    out = attention_gpu.forward(
+      *inputs,
+      prompt_len=prompt_len,
+      group=group,
+      scale=softmax.scale(scale, q),
+      implementation="cudnn",
+    )
+    return out, None
   return attention_tpu.forward(
     *inputs,
     prompt_len=prompt_len,
     group=group,
     precision=precision,
-    scale=_scale(scale, q),
+    scale=softmax.scale(scale, q),
     softcap=softcap,
   )
 
@@ -222,30 +245,12 @@ def _own_seen(block, size, repeat, length, prompt_len, own, window):
   return over[:, None, None], _near(query, jnp.arange(own), window)
 
 
-def _softmax_parts(parts, values, dot):
-  """(output, log-sum-exp) of one softmax over the scores of several parts.
-
-  Args:
-    parts: scores [... q s] of each part.
-    values: for each part, (einsum of weights and values, values, what else
-      multiplies the weights).
-  """
-  top = functools.reduce(jnp.maximum, [s.max(-1) for s in parts])
-  weights = [jnp.exp(s - top[..., None]) for s in parts]
-  total = sum(w.sum(-1) for w in weights)
-  out = sum(
-    dot(spec, (w * scale).astype(v.dtype), v)
-    for w, (spec, v, scale) in zip(weights, values, strict=True)
-  )
-  return out / total[..., None], top + jnp.log(total)
-
-
 def _forward(q, k, v, length, window, prompt_len, group, precision, rule):
   p, t, n, h = q.shape
   kv_heads = k.shape[2]
-  dot = _dots(q, precision)
+  dot = softmax.dots(q, precision)
   scale, softcap = rule
-  q = _heads_first(q * _scale(scale, q), kv_heads)  # [P K R T H]
+  q = _heads_first(q * softmax.scale(scale, q), kv_heads)  # [P K R T H]
   k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))  # [P K T H]
   prompt_k, prompt_v = k[:, :, :prompt_len], v[:, :, :prompt_len]
 
@@ -255,9 +260,9 @@ def _forward(q, k, v, length, window, prompt_len, group, precision, rule):
       "pkrqh,pksh->pkrqs", q[:, :, :, start:stop], prompt_k[:, :, :stop]
     )
     seen = _near(jnp.arange(start, stop), jnp.arange(stop), window)
-    scores = jnp.where(seen, _capped(scores, softcap), _MASKED)
+    scores = jnp.where(seen, softmax.capped(scores, softcap), softmax.MASKED)
     values = ("pkrqs,pksh->pkrqh", prompt_v[:, :, :stop], 1)
-    out, lse = _softmax_parts([scores], [values], dot)
+    out, lse = softmax.of_parts([scores], [values], dot)
     outs.append(out)
     sums.append(lse)
   lse_own = None
@@ -276,7 +281,7 @@ def _own_scores(q, prompt_k, own_k, dot, softcap):
   """Scores of a block of completion queries over both parts, seen or not."""
   over = dot("pkmqh,pksh->pkmqs", q, prompt_k)
   own = dot("pkmqh,pkmch->pkmqc", q, own_k)
-  return _capped(over, softcap), _capped(own, softcap)
+  return softmax.capped(over, softcap), softmax.capped(own, softcap)
 
 
 def _own_keys(x, prompt_len, group, members, padded):
@@ -308,10 +313,10 @@ def _own_forward(q, k, v, length, window, prompt_len, group, dot, softcap):
       seen = _own_seen(index, size, repeat, length, prompt_len, own, window)
       parts = _own_scores(block_q, prompt_k, own_k, dot, softcap)
       parts = [
-        jnp.where(mask, scores, _MASKED)
+        jnp.where(mask, scores, softmax.MASKED)
         for mask, scores in zip(seen, parts, strict=True)
       ]
-      out, lse = _softmax_parts(parts, values, dot)
+      out, lse = softmax.of_parts(parts, values, dot)
       return None, (out.astype(q.dtype), lse)
 
     return jax.lax.scan(block, None, (jnp.arange(blocks), own_q))
@@ -336,7 +341,7 @@ def _score_grads(scores, seen, lse, d_weights, delta, softcap):
 
   With s' = c tanh(s / c), d s = (1 - (s' / c)^2) d s'.
   """
-  masked = jnp.where(seen, scores, _MASKED)
+  masked = jnp.where(seen, scores, softmax.MASKED)
   weights = jnp.exp(masked - lse[..., None])
   d_scores = weights * (d_weights - delta[..., None])
   if softcap:
@@ -348,16 +353,28 @@ def _grouped_bwd(
   prompt_len, group, precision, scale, softcap, kernel, saved, d_out
 ):
   q = saved[0]
-  if not _is_pallas(kernel, q):
+  kernel = _chosen(kernel, q, softcap)
+  if kernel == "xla":
     rule = (scale, softcap)
     return _backward(saved, d_out, prompt_len, group, precision, rule)
+  if kernel == "cudnn":
+    *inputs, _, _ = saved
+    grads = attention_gpu.backward(
+      *inputs,
+      d_out,
+      prompt_len=prompt_len,
+      group=group,
+      scale=softmax.scale(scale, q),
+      implementation="cudnn",
+    )
+    return *grads, None, None
   grads = attention_tpu.backward(
     *saved,
     d_out,
     prompt_len=prompt_len,
     group=group,
     precision=precision,
-    scale=_scale(scale, q),
+    scale=softmax.scale(scale, q),
     softcap=softcap,
   )
   return *grads, None, None
@@ -369,15 +386,16 @@ def _backward(saved, d_out, prompt_len, group, precision, rule):
   p, t, n, h = q.shape
   kv_heads = k.shape[2]
   dtype = q.dtype
-  dot = _dots(q, precision)
-  delta = jnp.sum(d_out.astype(_wide(q)) * out.astype(_wide(q)), -1)
+  dot = softmax.dots(q, precision)
+  wide = softmax.wide(q)
+  delta = jnp.sum(d_out.astype(wide) * out.astype(wide), -1)
   delta = _heads_first(delta[..., None], kv_heads)  # [P K R T 1]
   d_out = _heads_first(d_out, kv_heads)
-  q = _heads_first(q * _scale(scale, q), kv_heads)
+  q = _heads_first(q * softmax.scale(scale, q), kv_heads)
   k, v = (_heads_first(x, kv_heads)[:, :, 0] for x in (k, v))
   # Gradients of keys and values are [P K H T] until the end: the products that
   # give them then read scores as they lie, and only the narrow queries turned.
-  d_k = jnp.zeros((p, kv_heads, h, prompt_len), _wide(q))
+  d_k = jnp.zeros((p, kv_heads, h, prompt_len), wide)
   d_v = jnp.zeros_like(d_k)
 
   d_q = []
@@ -391,7 +409,7 @@ def _backward(saved, d_out, prompt_len, group, precision, rule):
     )
     scores = dot("pkrqh,pksh->pkrqs", block_q, block_k)
     weights, d_scores = _score_grads(
-      _capped(scores, softcap),
+      softmax.capped(scores, softcap),
       _near(jnp.arange(start, stop), jnp.arange(stop), window),
       lse[..., start:stop],
       dot("pkrqh,pksh->pkrqs", block_d, block_v),
@@ -417,7 +435,7 @@ def _backward(saved, d_out, prompt_len, group, precision, rule):
       jnp.concatenate([x, y], axis=3)
       for x, y in zip(d_prompt, d_own, strict=True)
     )
-  d_q = jnp.concatenate(d_q, axis=3) * _scale(scale, q)
+  d_q = jnp.concatenate(d_q, axis=3) * softmax.scale(scale, q)
   d_q = d_q.transpose(0, 3, 1, 2, 4).reshape(p, t, n, h)
   d_k, d_v = (x.transpose(0, 3, 1, 2).astype(dtype) for x in (d_k, d_v))
   return d_q.astype(dtype), d_k, d_v, None, None
@@ -458,7 +476,7 @@ def _own_backward(saved, d_prompt, prompt_len, group, dot, softcap):
       d_ov += dot("pkmqh,pkmqc->pkmhc", d_out, w_own)
       return ((d_pk, d_pv), (d_ok, d_ov)), d_q
 
-    zeros = jnp.zeros(own_k.mT.shape, _wide(q))
+    zeros = jnp.zeros(own_k.mT.shape, softmax.wide(q))
     (d_prompt, d_own), d_q = jax.lax.scan(
       block, (d_prompt, (zeros, zeros)), (jnp.arange(blocks), block_inputs)
     )
@@ -476,88 +494,3 @@ def _own_backward(saved, d_prompt, prompt_len, group, dot, softcap):
 
 
 grouped.defvjp(_grouped_fwd, _grouped_bwd)
-
-
-def _own_seen_by_next(
-  entry: Array, written: Array, entries: int, window: Array | None
-) -> Array:
-  """[#P C]: which entries of a ring of own keys the next token sees.
-
-  Entries are written in turn, so that the one before `entry` lies 1 back.
-  """
-  back = (entry - 1 - jnp.arange(entries)) % entries + 1
-  seen = back <= written
-  return seen if window is None else seen & (back < window)
-
-
-def decode(
-  q: Float[Array, "P G N H"],
-  prompt: tuple[kv_cache.Entries, kv_cache.Entries, Int[Array, " P"]],
-  past: tuple[
-    kv_cache.Entries, kv_cache.Entries, Int[Array, "*P"], Int[Array, ""]
-  ],
-  new: tuple[Float[Array, "P G K H"], Float[Array, "P G K H"]],
-  precision: str = "default",
-  scale: float = 0.0,
-  softcap: float = 0.0,
-  window: Int[Array, ""] | None = None,
-) -> Float[Array, "P G N H"]:
-  """Returns the attention of one new token of each completion.
-
-  Args:
-    q: its query.
-    prompt: keys [P K H L], values [P K L H] and length of the prompts, one copy
-      for a group.
-    past: the completions' own keys and values [P K G C H], a ring of C entries;
-      how many are written, in all prompts or in each; the entry after the last.
-    new: the key and value of the token itself.
-    precision: of the matrix products.
-    scale: as in `grouped`; so are softcap and window.
-    softcap: bound of the scores.
-    window: positions that the token sees.
-  """
-  prompt_k, prompt_v, length = prompt
-  past_k, past_v, written, entry = past
-  p, g, n, h = q.shape
-  q = q.reshape(p, g, new[0].shape[2], -1, h) * _scale(scale, q)
-  q = q.transpose(0, 2, 1, 3, 4)  # [P K G N/K H]
-  dot = _dots(q, precision)
-  key = jnp.arange(prompt_v.values.shape[2])
-  written = jnp.reshape(written, (-1, 1))  # [#P 1]
-  valid = key < length[:, None]
-  if window is not None:
-    valid &= length[:, None] + written - key < window
-  own_valid = _own_seen_by_next(entry, written, past_k.values.shape[3], window)
-  over = dot("pkgrh,pkhl->pkgrl", q, prompt_k.values.astype(q.dtype))
-  over = _capped(over * _scales(prompt_k, (2, 3)), softcap)
-  over = jnp.where(valid[:, None, None, None], over, _MASKED)
-  own = dot("pkgrh,pkgch->pkgrc", q, past_k.values.astype(q.dtype))
-  own = _capped(own * _scales(past_k, (3,)), softcap)
-  own = jnp.where(own_valid[:, None, None, None], own, _MASKED)
-  itself = dot("pkgrh,pgkh->pkgr", q, new[0])[..., None]
-  itself = _capped(itself, softcap)
-  values = (
-    (
-      "pkgrl,pklh->pkgrh",
-      prompt_v.values.astype(q.dtype),
-      _scales(prompt_v, (2, 3)),
-    ),
-    (
-      "pkgrc,pkgch->pkgrh",
-      past_v.values.astype(q.dtype),
-      _scales(past_v, (3,)),
-    ),
-    ("pkgrx,pgkh->pkgrh", new[1].astype(q.dtype), 1),
-  )
-  out, _ = _softmax_parts([over, own, itself], values, dot)
-  return out.astype(q.dtype).transpose(0, 2, 1, 3, 4).reshape(p, g, n, h)
-
-
-def _scales(cached: kv_cache.Entries, axes: tuple[int, ...]) -> Array | int:
-  """What scores or weights [P K G R S] of cached vectors are multiplied by.
-
-  Args:
-    cached: keys or values.
-    axes: those of the scores that their scales, [P K S] or [P K G S], lack.
-  """
-  return 1 if cached.scale is None else jnp.expand_dims(cached.scale, axes)

@@ -193,7 +193,8 @@ class Model:
   kv_dtype: str = ""
   matmul_precision: str = "default"  # float32 dots: default, high, highest
   # What computes attention over whole groups: xla, pallas (kernels for TPUs,
-  # interpreted elsewhere), auto = pallas on TPUs, xla on all else.
+  # interpreted elsewhere), cudnn (CUDA GPUs, bfloat16), auto = pallas on TPUs,
+  # cudnn where it can, xla on all else.  Decoding a token is always XLA's.
   attention: str = "auto"
   # Recompute in the backward pass: none, dots (all but products
   # with weights and attention), full
@@ -213,12 +214,26 @@ class Model:
     _choice("compute_dtype", self.compute_dtype, dtypes)
     _choice("sampler_dtype", self.sampler_dtype, ("", *dtypes))
     _choice("kv_dtype", self.kv_dtype, ("", "int8"))
-    _choice("attention", self.attention, ("auto", "xla", "pallas"))
+    _choice("attention", self.attention, ("auto", "xla", "pallas", "cudnn"))
     _choice("remat", self.remat, ("none", "dots", "full", "offload"))
     _choice(
       "matmul_precision", self.matmul_precision, ("default", "high", "highest")
     )
     _positive(self, "logp_chunk")
+    self._check_cudnn()
+
+  def _check_cudnn(self):
+    if self.attention != "cudnn":
+      return
+    for name, dtype in (
+      ("compute_dtype", self.compute_dtype),
+      ("sampler_dtype", self.sampling_dtype),
+    ):
+      if dtype != "bfloat16":
+        raise UserError(
+          f"attention=cudnn computes in bfloat16 alone, not in {name}={dtype}:"
+          f" set {name}=bfloat16, or attention=auto."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

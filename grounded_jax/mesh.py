@@ -312,6 +312,21 @@ def platform(x: Float[Array, "..."]) -> str:
   return device.platform if device else jax.default_backend()
 
 
+def cuda_capability(platform: str) -> tuple[int, int] | None:
+  """Returns the compute capability of the GPUs here; None if not of CUDA.
+
+  Args:
+    platform: of the devices that are meant: cpu, gpu or tpu.
+  """
+  if platform != "gpu":
+    return None
+  device = jax.local_devices(backend="gpu")[0]
+  if "cuda" not in device.client.platform_version:
+    return None
+  major, minor = device.compute_capability.split(".")
+  return int(major), int(minor)
+
+
 def per_device(
   function: Callable[..., Any],
   ins: tuple[tuple[str | None, ...], ...],

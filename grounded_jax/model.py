@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int
 
 from grounded_jax import (
   attention,
+  attention_decode,
   config,
   kv_cache,
   lora,
@@ -387,7 +388,7 @@ def decode_parts(
     parts = zip(*(jnp.split(x, ends, axis=1) for x in qkv), strict=True)
     rule = _rule(decoder, layer, precision)
     outs = [
-      attention.decode(
+      attention_decode.decode(
         q, (*prompt, cache.length), (*past, done, entry), (k, v), **rule
       )
       for (q, k, v), (prompt, past), cache, done in zip(

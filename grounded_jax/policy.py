@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grounded_jax import checkpoint as checkpoint_lib
 from grounded_jax import (
+  attention,
   chips,
   config,
   lora,
@@ -26,6 +26,7 @@ from grounded_jax import (
   types,
   weights,
 )
+from grounded_jax import checkpoint as checkpoint_lib
 from grounded_jax import draw as draw_lib
 from grounded_jax import layout as layout_lib
 from grounded_jax import mesh as mesh_lib
@@ -78,6 +79,14 @@ def load(
   devices = mesh_lib.make(experiment.mesh)
   decoder = weights.decoder(cfg)
   tokenizer_lib.check(tokenizer, decoder)
+  # A kernel that these devices lack is refused before weights are read.
+  attention.chosen(
+    cfg.attention,
+    devices.devices.flat[0].platform,
+    cfg.compute_dtype,
+    decoder.head_dim,
+    decoder.attn_softcap,
+  )
   graphdef, shapes = model_lib.abstract(decoder, cfg.param_dtype)
   axes = model_lib.logical_axes(decoder)
   layout = mesh_lib.shardings(devices, axes, shapes)

@@ -6,6 +6,9 @@ and what is added for its test.
 
 import functools
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +85,20 @@ def flops(shape) -> int:
   l, group, own, heads, _, width, prompts = shape
   seen = l * (l + 1) // 2 + group * (own * l + own * (own + 1) // 2)
   return 2 * 9 * prompts * heads * width * seen
+
+
+def on_eight_devices(script: str) -> dict:
+  """What a script prints where the CPU counts as eight devices."""
+  env = os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": os.pathsep.join(sys.path),
+  }
+  out = subprocess.run(
+    [sys.executable, script], env=env, capture_output=True, text=True
+  )
+  assert out.returncode == 0, out.stderr
+  return json.loads(out.stdout)
 
 
 def _on_a_mesh() -> dict:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from grounded_jax import aot, config, plan, topology
+from grounded_jax import aot, attention_blocks, config, counts, plan, topology
 from grounded_jax.records import UserError
 
 DECODER = config.Decoder(
@@ -102,6 +102,40 @@ def test_an_experiment_becomes_a_table_of_each_stage():
   odd = dataclasses.replace(STAGE, grpo=small)
   with pytest.raises(UserError, match="6 prompts are not divisible by the 4"):
     topology.run(dataclasses.replace(experiment, stages=(odd,)), "v5e:2x2")
+
+
+@pytest.mark.slow
+def test_an_update_counts_its_kernels_as_the_work_that_they_are():
+  """To the last operation, and near the minimum, as XLA's attention is."""
+  decoder = config.Decoder(
+    layers=2, embed=256, mlp=8192, heads=2, kv_heads=1, head_dim=64, vocab=1024
+  )
+  # Of each device one prompt and, of two completions, two whole chunks of
+  # logits; the compiler would compute those of one chunk once only.
+  shape = dataclasses.replace(SHAPE, prompts=4, prompt_len=512, new_tokens=256)
+  flops = {}
+  for kernel in ("xla", "pallas"):
+    model = config.Model(
+      decoder=decoder,
+      compute_dtype="bfloat16",
+      attention=kernel,
+      logp_chunk=256,
+    )
+    at = aot.target(model, decoder, aot.mesh("v5e:2x2", config.Mesh()))
+    found = aot.compile(aot.lower_update(at, STAGE, shape))
+    flops[kernel] = found.counts.total().flops
+  # The first block of 512 is the prompt, the second both completions.
+  row = attention_blocks.layout(512, 512 + 2 * 255, 2)
+  assert (row.block, row.pairs()) == (512, [(0, 0), (1, 0), (1, 1)])
+  # Two products of scores forward, seven backward, of 2 heads and 2 layers.
+  kernels = 2 * 9 * (2 * 2 * 64) * 3 * 512**2
+  work = counts.Work(prompts=1, prompt_len=512, group=2, new_tokens=256)
+  forward = counts.grouped(decoder, work)
+  # Logits are computed again; two operations a multiply-add.
+  rest = 2 * (3 * forward.layers + 4 * forward.head)
+  assert flops["pallas"] == rest + kernels
+  least = 2 * (counts.update(forward) + counts.recomputed(forward, model.remat))
+  assert least < flops["xla"] < flops["pallas"] < 1.05 * least
 
 
 def test_a_topology_that_does_not_exist_is_named():

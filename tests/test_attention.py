@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from grounded_jax import attention, kv_cache
+from grounded_jax import attention, attention_decode, kv_cache
 
 L, G = 9, 4
 LENGTH = jnp.array([9, 1, 5])
@@ -129,7 +129,7 @@ def test_decoding_one_token_equals_its_row_of_the_whole(window):
     cut = lambda x: x[:, L:].reshape(3, G, own, *x.shape[2:])
     heads_first = lambda x: cut(x).transpose(0, 3, 1, 2, 4)
     entries = lambda x: kv_cache.Entries(values=x)
-    got = attention.decode(
+    got = attention_decode.decode(
       cut(q)[:, :, 2],
       (
         entries(k[:, :L].transpose(0, 2, 3, 1)),

@@ -1,10 +1,6 @@
 """The kernels equal the dense softmax, and TPUs' compiler takes them."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
 
 import attention_tpu_cases as cases
 import jax
@@ -154,16 +150,7 @@ def test_auto_is_xla_on_a_cpu_to_the_last_bit():
 
 
 def test_each_device_of_a_mesh_runs_the_kernel_on_its_prompts_and_heads():
-  env = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": os.pathsep.join(sys.path),
-  }
-  out = subprocess.run(
-    [sys.executable, cases.__file__], env=env, capture_output=True, text=True
-  )
-  assert out.returncode == 0, out.stderr
-  found = json.loads(out.stdout)
+  found = cases.on_eight_devices(cases.__file__)
   assert found.pop("cut") == [["data", "fsdp"], None, "tensor"]
   assert len(found) == 2 and max(found.values()) < 1e-5
 

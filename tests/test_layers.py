@@ -25,8 +25,8 @@ LAYERS = (
   ("verifiers",),
   ("rewards", "trust_score"),
   ("attention_blocks", "compiles", "kv_cache", "masked", "mesh", "types"),
-  ("attention_kernels",),
-  ("attention_tpu",),
+  ("attention_kernels", "softmax"),
+  ("attention_decode", "attention_gpu", "attention_tpu"),
   ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
   ("slots",),
   # Layer 2.
