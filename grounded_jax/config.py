@@ -377,6 +377,10 @@ class GRPO:
   prompts: int = 48  # per step
   group: int = 8  # completions per prompt
   micro: int = 0  # prompts per micro-batch; 0 = all at once
+  # The update computes prompts and completions without their padding, and up
+  # to so many times `micro` prompts in a micro-batch, if they fit in the tokens
+  # of `micro` of full length; 0 = padded.
+  pack: int = 0
   iterations: int = 1  # updates per rollout (mu)
   max_new_tokens: int = 512
   # Equal parts in which the prompts are sampled, the host scoring one while
@@ -439,6 +443,7 @@ class GRPO:
         f"grpo.prompts={self.prompts} is not divisible by"
         f" grpo.sample_chunks={self.sample_chunks}."
       )
+    _within(self, "pack")
     _within(self, "slots", high=self.prompts)
     if self.slots and self.sample_chunks > 1:
       raise UserError(

@@ -24,6 +24,7 @@ from grounded_jax import (
   optim,
   types,
 )
+from grounded_jax import packing as packing_lib
 
 _STD_EPS = 1e-4  # added to a std before dividing by it, as TRL does
 _ZERO_STD = 1e-6  # a group whose rewards differ by less teaches nothing
@@ -120,27 +121,46 @@ def rollout_logp(
   params: Any,
   prompts: types.PromptBatch,
   rollout: types.Rollout,
+  packing: types.Packing | None = None,
 ) -> Float[Array, "P G C"]:
   """Returns the rollout's log-probabilities under `params`.
 
   For old_logp (iterations > 1) and ref_logp (beta > 0).
   """
-  count = rollout.tokens.shape[0] // (cfg.micro or rollout.tokens.shape[0])
-  leaves, rebuild = optim.split((prompts, rollout), count)
+  part = (prompts, rollout, packing)
+  count = rollout.tokens.shape[0] // _micro(cfg, rollout.tokens, packing)
+  leaves, rebuild = optim.split(part, count)
+  one = lambda part: _token_logp(cfg, model, graphdef, params, *part)[0]
+  if packing is None:
+    return optim.join(jax.lax.map(lambda part: one(rebuild(part)), leaves))
+  empty = lambda part: jnp.zeros_like(part[1].logp)
 
-  def one(part):
-    some_prompts, some = rebuild(part)
-    return logp.token_logp(
-      graphdef,
-      params,
-      some_prompts,
-      some.tokens,
-      some.sampled,
-      temperature=cfg.temperature,
-      model=model,
-    )[0]
+  def row(leaves):
+    part = rebuild(leaves)
+    return jax.lax.cond(packing_lib.empty(part[2]), empty, one, part)
 
-  return optim.join(jax.lax.map(one, leaves))
+  return optim.join(jax.lax.map(row, leaves))
+
+
+def _micro(cfg: config.GRPO, x: Array, packing: types.Packing | None) -> int:
+  """Rows of a micro-batch: its prompts, or one packed row on each device."""
+  return mesh.row_ways(x) if packing else cfg.micro or x.shape[0]
+
+
+def _token_logp(cfg, model, graphdef, params, prompts, rollout, packing):
+  """(logp, entropy) of each token of a rollout, laid out as it is."""
+  prompts, flat = packing_lib.flat((prompts, rollout), packing)
+  scores = logp.token_logp(
+    graphdef,
+    params,
+    prompts,
+    flat.tokens,
+    flat.sampled,
+    temperature=cfg.temperature,
+    model=model,
+    packing=packing,
+  )
+  return tuple(x.reshape(rollout.tokens.shape) for x in scores)
 
 
 @functools.partial(
@@ -169,14 +189,9 @@ def update(
   denominator = grpo_loss.denominator(cfg, batch)
 
   def share(params, part):
-    token_logp, entropy = logp.token_logp(
-      graphdef,
-      lora.attach(model.lora, base, params),
-      part.prompts,
-      part.rollout.tokens,
-      part.rollout.sampled,
-      temperature=cfg.temperature,
-      model=model,
+    whole = lora.attach(model.lora, base, params)
+    token_logp, entropy = _token_logp(
+      cfg, model, graphdef, whole, part.prompts, part.rollout, part.packing
     )
     total, tally = grpo_loss.loss(cfg, token_logp, entropy, part)
     return masked.divide(total, denominator), tally
@@ -185,8 +200,8 @@ def update(
     share,
     state.params,
     batch,
-    cfg.micro,
-    live=(batch.weight != 0).any(1),
+    _micro(cfg, batch.weight, batch.packing),
+    live=(batch.weight != 0).any(range(1, batch.weight.ndim)),
     shards=mesh.row_ways(batch.weight),
   )
   metrics = _metrics(tallies, denominator)

@@ -27,6 +27,7 @@ from grounded_jax import (
   log,
   optim,
   overlap,
+  packing,
   pipeline,
   report,
   rewards,
@@ -240,10 +241,13 @@ def learn(
   at: checkpoint.Start,
 ) -> tuple[types.TrainState, dict[str, Any]]:
   """The state after `cfg.iterations` updates, and the last one's metrics."""
+  if cfg.pack:
+    batch = packing.pack(cfg, batch, policy.ways)
   batch = policy_lib.put(policy, batch)
   model, graphdef = policy.model, policy.graphdef
   logp = lambda params: grpo.rollout_logp(
-    cfg, model, graphdef, policy.whole(params), batch.prompts, batch.rollout
+    *(cfg, model, graphdef, policy.whole(params)),
+    *(batch.prompts, batch.rollout, batch.packing),
   )
   batch = dataclasses.replace(
     batch,
