@@ -256,6 +256,9 @@ class Data:
   train: Source = Source()
   passages: int = 5  # passages shown, the first so many of a record
   max_prompt_len: int = 1024  # tokens
+  # Lengths, equal parts of the longest prompt's, that a batch of training
+  # prompts may be padded to: every program is compiled for each of them.
+  buckets: int = 1
   # A longer prompt: "drop" whole passages from the end (never the question)
   # and recompute answerability, or "error".
   too_long: str = "drop"
@@ -267,7 +270,7 @@ class Data:
   def __post_init__(self):
     _choice("too_long", self.too_long, ("drop", "error"))
     _choice("style", self.style, ("trust", "brief", "tiny"))
-    _positive(self, "passages", "max_prompt_len")
+    _positive(self, "passages", "max_prompt_len", "buckets")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

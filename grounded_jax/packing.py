@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from grounded_jax import config, types
 
 # Rows are so many lengths at most, and these are multiples of so many tokens.
-_LENGTHS = 8
+_LENGTHS = 16
 _MULTIPLE = 64
 
 

@@ -259,7 +259,10 @@ def learn(
       cfg, model, graphdef, tx, state, batch, policy.base
     )
     state = checkpoint.place(state, at.like)
-  return state, jax.device_get(metrics)
+  metrics = jax.device_get(metrics)
+  if cfg.pack:
+    metrics["row_tokens"] = batch.packing.cell.shape[1]
+  return state, metrics
 
 
 def sft_stage(
