@@ -128,39 +128,42 @@ def rollout_logp(
   For old_logp (iterations > 1) and ref_logp (beta > 0).
   """
   part = (prompts, rollout, packing)
-  count = rollout.tokens.shape[0] // _micro(cfg, rollout.tokens, packing)
-  leaves, rebuild = optim.split(part, count)
-  one = lambda part: _token_logp(cfg, model, graphdef, params, *part)[0]
-  if packing is None:
-    return optim.join(jax.lax.map(lambda part: one(rebuild(part)), leaves))
-  empty = lambda part: jnp.zeros_like(part[1].logp)
+  leaves, rebuild = optim.split(part, _count(cfg, rollout.tokens, packing))
 
-  def row(leaves):
+  def one(part):
+    return _token_logp(cfg, model, graphdef, params, *part)[0]
+
+  def micro(leaves):
     part = rebuild(leaves)
-    return jax.lax.cond(packing_lib.empty(part[2]), empty, one, part)
+    if packing is None:
+      return one(part)
+    filled = packing_lib.filled(part[2]).any()
+    shape = jax.eval_shape(one, part)
+    nothing = lambda part: jnp.zeros(shape.shape, shape.dtype)
+    return jax.lax.cond(filled, one, nothing, part)
 
-  return optim.join(jax.lax.map(row, leaves))
+  return optim.join(jax.lax.map(micro, leaves))
 
 
-def _micro(cfg: config.GRPO, x: Array, packing: types.Packing | None) -> int:
-  """Rows of a micro-batch: its prompts, or one packed row on each device."""
-  return mesh.row_ways(x) if packing else cfg.micro or x.shape[0]
+def _count(cfg: config.GRPO, x: Array, packing: types.Packing | None) -> int:
+  """Micro-batches of a batch; a packed one has one row of each device."""
+  if packing is not None:
+    return packing.cell.shape[0] // mesh.row_ways(x)
+  return x.shape[0] // (cfg.micro or x.shape[0])
 
 
 def _token_logp(cfg, model, graphdef, params, prompts, rollout, packing):
-  """(logp, entropy) of each token of a rollout, laid out as it is."""
-  prompts, flat = packing_lib.flat((prompts, rollout), packing)
-  scores = logp.token_logp(
+  """(logp, entropy) of each token of a rollout."""
+  return logp.token_logp(
     graphdef,
     params,
     prompts,
-    flat.tokens,
-    flat.sampled,
+    rollout.tokens,
+    rollout.sampled,
     temperature=cfg.temperature,
     model=model,
     packing=packing,
   )
-  return tuple(x.reshape(rollout.tokens.shape) for x in scores)
 
 
 @functools.partial(
@@ -196,13 +199,19 @@ def update(
     total, tally = grpo_loss.loss(cfg, token_logp, entropy, part)
     return masked.divide(total, denominator), tally
 
+  live, shards = (batch.weight != 0).any(1), mesh.row_ways(batch.weight)
+  used = None
+  if batch.packing is not None:
+    filled = packing_lib.filled(batch.packing).reshape(shards, -1)
+    live, used = None, filled.sum(1).max()
   grads, tallies = optim.micro_gradients(
     share,
     state.params,
     batch,
-    _micro(cfg, batch.weight, batch.packing),
-    live=(batch.weight != 0).any(range(1, batch.weight.ndim)),
-    shards=mesh.row_ways(batch.weight),
+    batch.weight.shape[0] // _count(cfg, batch.weight, batch.packing),
+    live=live,
+    shards=shards,
+    used=used,
   )
   metrics = _metrics(tallies, denominator)
   metrics["policy_lag"] = state.step - batch.policy_step

@@ -13,12 +13,12 @@ is a program of its own.
 """
 
 import dataclasses
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Shaped
 
 from grounded_jax import config, types
 
@@ -28,8 +28,8 @@ _MULTIPLE = 64
 
 
 def _taken(
-  x: Float[Array, "R A *D"], index: Int[Array, "R B"], fill: int = 0
-) -> Float[Array, "R B *D"]:
+  x: Shaped[Array, "R A *D"], index: Int[Array, "R B"], fill: int = 0
+) -> Shaped[Array, "R B *D"]:
   """x[r, index[r, b]], or `fill` where the index is beyond x."""
   take = lambda x, i: x.at[i].get(mode="fill", fill_value=fill)
   return jax.vmap(take)(x, index)
@@ -48,8 +48,8 @@ def _inverse(index: Int[Array, "R B"], size: int) -> Int[Array, "R A"]:
 
 @jax.custom_vjp
 def _moved(
-  x: Float[Array, "R A *D"], source: Int[Array, "R B"], back: Int[Array, "R A"]
-) -> Float[Array, "R B *D"]:
+  x: Shaped[Array, "R A *D"], source: Int[Array, "R B"], back: Int[Array, "R A"]
+) -> Shaped[Array, "R B *D"]:
   """x[r, source[r, b]], 0 where it is beyond x; `back` is the inverse.
 
   So the gradient is read from where each entry went: nothing is added up.
@@ -66,7 +66,7 @@ _moved.defvjp(
 class Padded:
   """The places of tokens that stand in the cells of their groups."""
 
-  def tokens(self, x: Float[Array, "P W *D"]) -> Float[Array, "P W *D"]:
+  def tokens(self, x: Shaped[Array, "P W *D"]) -> Shaped[Array, "P W *D"]:
     return x
 
   cells = tokens
@@ -88,21 +88,21 @@ class Packed:
     cells = groups * width // packing.cell.shape[0]
     self._token = _inverse(packing.cell, cells)  # [R S*W]
 
-  def _rows(self, x: Float[Array, "P W *D"]) -> Float[Array, "R _ *D"]:
+  def _rows(self, x: Shaped[Array, "P W *D"]) -> Shaped[Array, "R _ *D"]:
     return x.reshape(*self._token.shape, *x.shape[2:])
 
-  def tokens(self, x: Float[Array, "P W *D"]) -> Float[Array, "R T *D"]:
+  def tokens(self, x: Shaped[Array, "P W *D"]) -> Shaped[Array, "R T *D"]:
     """The rows' tokens of what fills the cells."""
     return _moved(self._rows(x), self._cell, self._token)
 
-  def cells(self, x: Float[Array, "R T *D"]) -> Float[Array, "P W *D"]:
+  def cells(self, x: Shaped[Array, "R T *D"]) -> Shaped[Array, "P W *D"]:
     """Each cell's token; 0 where it has none."""
     x = _moved(x, self._token, self._cell)
     return x.reshape(*self._shape, *x.shape[2:])
 
   def predicting(
-    self, x: Float[Array, "R T *D"], cell: Int[Array, "R H"]
-  ) -> Float[Array, "R H *D"]:
+    self, x: Shaped[Array, "R T *D"], cell: Int[Array, "R H"]
+  ) -> Shaped[Array, "R H *D"]:
     """The tokens in these cells; one may be asked for several times."""
     token = _taken(self._token, cell, fill=x.shape[1])
     return _taken(x, token)
@@ -130,10 +130,10 @@ def sources(
 
 
 def restored(
-  packing: types.Packing, x: Float[Array, "R H"], shape: tuple[int, int, int]
-) -> Float[Array, "P G C"]:
+  packing: types.Packing, x: Shaped[Array, "R H"], shape: tuple[int, int, int]
+) -> Shaped[Array, "P G C"]:
   """Returns what was computed for each target where it stands; 0 elsewhere."""
-  places = np.prod(shape) // x.shape[0]
+  places = math.prod(shape) // x.shape[0]
   return _taken(x, _inverse(packing.target, places)).reshape(shape)
 
 
@@ -146,16 +146,9 @@ def targets(
   return _taken(tokens, packing.target), counted.sum(1).max()
 
 
-def flat(tree: Any, packing: types.Packing | None) -> Any:
-  """Returns the rows' groups [R S ...] as those of one batch [R*S ...]."""
-  if packing is None:
-    return tree
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-
-def empty(packing: types.Packing) -> Bool[Array, ""]:
-  """Returns whether no row has a target: a full row's first token is cell 0."""
-  return (packing.cell[:, 0] != 0).all()
+def filled(packing: types.Packing) -> Bool[Array, " R"]:
+  """Returns which rows hold any group: the first token of one is in cell 0."""
+  return packing.cell[:, 0] == 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -236,7 +229,8 @@ def pack(cfg: config.GRPO, batch: types.Batch, ways: int) -> types.Batch:
     ways: in how many parts the devices cut them.
 
   Returns:
-    The same arrays with leading axes [R S] in place of [P], with `packing`.
+    R rows with S slots for groups each, in the order in which `optim.split`
+    deals one row of every device to a micro-batch.
   """
   p, g, c = batch.rollout.tokens.shape
   each = (cfg.micro or p) // ways  # groups of full length in a row
@@ -250,27 +244,25 @@ def pack(cfg: config.GRPO, batch: types.Batch, ways: int) -> types.Batch:
     room=(each * width, each * g * c),
   )
   dealt, slots = _chosen(sizes, each, cfg.pack * each, ways)
-  total = p // each
-  rows = [[] for _ in range(total)]
+  micro = p // (each * ways)  # micro-batches
+  rows = [[] for _ in range(ways * micro)]
   for turn, row in enumerate(dealt):  # in turn over the devices
-    rows[turn % ways * (total // ways) + turn // ways] = live[row].tolist()
-  longest = max((sum(sizes.load[row]) for row in dealt), default=0)
+    rows[turn % ways * micro + turn // ways] = live[row].tolist()
   places = [_places(row, batch, counts) for row in rows]
-  return _in_rows(
-    batch,
-    rows,
-    slots,
-    types.Packing(
-      cell=_filled(
-        [cells for cells, _ in places],
-        _length(int(longest), sizes.room[0]),
-        slots * width,
-      ),
-      target=_filled(
-        [targets for _, targets in places], sizes.room[1], slots * g * c
-      ),
+  longest = max(len(cells) for cells, _ in places)
+  packing = types.Packing(
+    cell=_filled(
+      [cells for cells, _ in places],
+      _length(longest, sizes.room[0]),
+      slots * width,
+    ),
+    target=_filled(
+      [targets for _, targets in places], sizes.room[1], slots * g * c
     ),
   )
+  where = _filled([np.array(row, int) for row in rows], slots, -1)
+  where = where.reshape(ways, micro, slots).swapaxes(1, 2).ravel()
+  return dataclasses.replace(_in_slots(batch, where), packing=packing)
 
 
 def _filled(parts: list[np.ndarray], width: int, beyond: int) -> np.ndarray:
@@ -281,12 +273,9 @@ def _filled(parts: list[np.ndarray], width: int, beyond: int) -> np.ndarray:
   return out
 
 
-def _in_rows(
-  batch: types.Batch, rows: list[list[int]], slots: int, packing: types.Packing
-) -> types.Batch:
+def _in_slots(batch: types.Batch, where: np.ndarray) -> types.Batch:
   """The groups where they were dealt to; an empty slot weighs nothing."""
-  where = _filled([np.array(row, int) for row in rows], slots, -1)
   pick = lambda x: x[np.maximum(where, 0)] if np.ndim(x) else x
-  packed = jax.tree.map(pick, batch)
-  weight = packed.weight * (where >= 0)[..., None]
-  return dataclasses.replace(packed, weight=weight, packing=packing)
+  batch = jax.tree.map(pick, batch)
+  weight = batch.weight * (where >= 0)[:, None]
+  return dataclasses.replace(batch, weight=weight)

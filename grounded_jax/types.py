@@ -53,7 +53,8 @@ class Packing:
 class Batch:
   """What one update learns from.
 
-  With `packing` every array has leading axes [R S] in place of [P].
+  With `packing` there are P = R*S slots for groups, S of each row; one that is
+  empty has weight 0.
   """
 
   prompts: PromptBatch
