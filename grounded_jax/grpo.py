@@ -128,7 +128,7 @@ def rollout_logp(
   For old_logp (iterations > 1) and ref_logp (beta > 0).
   """
   part = (prompts, rollout, packing)
-  leaves, rebuild = optim.split(part, _count(cfg, rollout.tokens, packing))
+  leaves, rebuild = optim.split(part, _count(cfg, rollout.logp, packing))
 
   def one(part):
     return _token_logp(cfg, model, graphdef, params, *part)[0]
