@@ -17,8 +17,9 @@ through the layers, padding included, and its share of today's rows, of:
               with S places for their groups
   packed:K    `grpo.pack=K`, as the update computes it
 
-With `rounds`, updates of a small random decoder on such steps are timed, the
-ways taking turns, compilation left out; medians of wall and CPU time.
+With `rounds`, updates on such steps are timed, the ways taking turns,
+compilation left out; medians of wall and CPU time.  The decoder is random:
+SmolLM2-135M's layers, and of them and of its vocabulary `layers` thirtieths.
 """
 
 import argparse
@@ -38,6 +39,16 @@ from grounded_jax import model as model_lib
 from grounded_jax import tokenizer as tokenizer_lib
 
 _MULTIPLE = 64  # of a bucket's tokens
+_SMOLLM2 = config.Decoder(
+  layers=30,
+  embed=576,
+  mlp=1536,
+  heads=9,
+  kv_heads=3,
+  head_dim=64,
+  vocab=49152,
+  rope_theta=100_000.0,
+)
 
 
 def prompt_lengths(name: str, records: str) -> tuple[list[int], int]:
@@ -136,7 +147,9 @@ def timed(
   args: argparse.Namespace, batches: list[types.Batch]
 ) -> dict[str, dict[str, float]]:
   """Median seconds of an update, by way, and programs compiled for it."""
-  decoder = dataclasses.replace(benchmark.TINY, layers=args.layers)
+  decoder = dataclasses.replace(
+    _SMOLLM2, layers=args.layers, vocab=_SMOLLM2.vocab * args.layers // 30
+  )
   model = config.Model(decoder=decoder, remat=args.remat)
   graphdef, params = model_lib.init(decoder, jax.random.key(0))
   tx = optim.make(benchmark.OPTIMIZER, args.rounds)
