@@ -38,12 +38,28 @@ _TOY = config.Decoder(
 Way = Callable[[np.ndarray], tuple[np.ndarray, refill.Work]]
 
 
-def lengths(prompts: int, group: int, seed: int) -> np.ndarray:
-  """Tokens of each completion, [P G]."""
-  spread = math.log(_HIGH / _MEDIAN) / _NORMAL_95
+def lengths(
+  prompts: int,
+  group: int,
+  seed: int,
+  median: int = _MEDIAN,
+  high: int = _HIGH,
+  cap: int = _CAP,
+) -> np.ndarray:
+  """Tokens of each completion, log-normal, [P G].
+
+  Args:
+    prompts: P.
+    group: G.
+    seed: of the draw.
+    median: tokens.
+    high: tokens, the 95th percentile.
+    cap: tokens at most.
+  """
+  spread = math.log(high / median) / _NORMAL_95
   normal = np.random.default_rng(seed).normal(size=(prompts, group))
-  drawn = np.ceil(_MEDIAN * np.exp(spread * normal))
-  return np.clip(drawn, 1, _CAP).astype(np.int32)
+  drawn = np.ceil(median * np.exp(spread * normal))
+  return np.clip(drawn, 1, cap).astype(np.int32)
 
 
 def _prompts(count: int, length: int) -> types.PromptBatch:

@@ -284,6 +284,9 @@ class Data:
   train: Source = Source()
   passages: int = 5  # passages shown, the first so many of a record
   max_prompt_len: int = 1024  # tokens
+  # Lengths, equal parts of the longest prompt's, that a batch of training
+  # prompts may be padded to: every program is compiled for each of them.
+  buckets: int = 1
   # A longer prompt: "drop" whole passages from the end (never the question)
   # and recompute answerability, or "error".
   too_long: str = "drop"
@@ -295,7 +298,7 @@ class Data:
   def __post_init__(self):
     _choice("too_long", self.too_long, ("drop", "error"))
     _choice("style", self.style, ("trust", "brief", "tiny"))
-    _positive(self, "passages", "max_prompt_len")
+    _positive(self, "passages", "max_prompt_len", "buckets")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -405,6 +408,10 @@ class GRPO:
   prompts: int = 48  # per step
   group: int = 8  # completions per prompt
   micro: int = 0  # prompts per micro-batch; 0 = all at once
+  # The update computes prompts and completions without their padding, and up
+  # to so many times `micro` prompts in a micro-batch, if they fit in the tokens
+  # of `micro` of full length; 0 = padded.
+  pack: int = 0
   iterations: int = 1  # updates per rollout (mu)
   max_new_tokens: int = 512
   # Equal parts in which the prompts are sampled, the host scoring one while
@@ -467,6 +474,7 @@ class GRPO:
         f"grpo.prompts={self.prompts} is not divisible by"
         f" grpo.sample_chunks={self.sample_chunks}."
       )
+    _within(self, "pack")
     _within(self, "slots", high=self.prompts)
     if self.slots and self.sample_chunks > 1:
       raise UserError(

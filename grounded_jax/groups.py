@@ -47,6 +47,8 @@ class Groups:
 
 def concatenate(several: Sequence[Groups]) -> Groups:
   """All of them, one after another; a part that one lacks is 0 there."""
+  widest = max(groups.prompts.tokens.shape[1] for groups in several)
+  several = [_padded(groups, widest) for groups in several]
   join = lambda sections: type(sections[0])(
     **{
       name: np.concatenate([vars(s)[name] for s in sections])
@@ -67,6 +69,14 @@ def concatenate(several: Sequence[Groups]) -> Groups:
       for name in names
     },
   )
+
+
+def _padded(groups: Groups, width: int) -> Groups:
+  """The groups with their prompts padded to so many tokens."""
+  tokens = groups.prompts.tokens
+  more = ((0, 0), (0, width - tokens.shape[1]))
+  prompts = dataclasses.replace(groups.prompts, tokens=np.pad(tokens, more))
+  return dataclasses.replace(groups, prompts=prompts)
 
 
 def scored(
@@ -212,6 +222,7 @@ def metrics(
     **{f"reward/{name}": part.mean() for name, part in drawn.parts.items()},
     "reward_std": drawn.total.std(axis=1).mean(),
     "answered_ratio": answered.mean(),
+    "prompt_bucket": drawn.prompts.tokens.shape[1],
     "completion_length": np.mean([c.tokens for c in flat]),
     "truncated": np.mean([not c.finished for c in flat]),
     "answerable": answerable.mean(),

@@ -24,6 +24,7 @@ from grounded_jax import (
   optim,
   types,
 )
+from grounded_jax import packing as packing_lib
 
 _STD_EPS = 1e-4  # added to a std before dividing by it, as TRL does
 _ZERO_STD = 1e-6  # a group whose rewards differ by less teaches nothing
@@ -120,27 +121,49 @@ def rollout_logp(
   params: Any,
   prompts: types.PromptBatch,
   rollout: types.Rollout,
+  packing: types.Packing | None = None,
 ) -> Float[Array, "P G C"]:
   """Returns the rollout's log-probabilities under `params`.
 
   For old_logp (iterations > 1) and ref_logp (beta > 0).
   """
-  count = rollout.tokens.shape[0] // (cfg.micro or rollout.tokens.shape[0])
-  leaves, rebuild = optim.split((prompts, rollout), count)
+  part = (prompts, rollout, packing)
+  leaves, rebuild = optim.split(part, _count(cfg, rollout.logp, packing))
 
   def one(part):
-    some_prompts, some = rebuild(part)
-    return logp.token_logp(
-      graphdef,
-      params,
-      some_prompts,
-      some.tokens,
-      some.sampled,
-      temperature=cfg.temperature,
-      model=model,
-    )[0]
+    return _token_logp(cfg, model, graphdef, params, *part)[0]
 
-  return optim.join(jax.lax.map(one, leaves))
+  def micro(leaves):
+    part = rebuild(leaves)
+    if packing is None:
+      return one(part)
+    filled = packing_lib.filled(part[2]).any()
+    shape = jax.eval_shape(one, part)
+    nothing = lambda part: jnp.zeros(shape.shape, shape.dtype)
+    return jax.lax.cond(filled, one, nothing, part)
+
+  return optim.join(jax.lax.map(micro, leaves))
+
+
+def _count(cfg: config.GRPO, x: Array, packing: types.Packing | None) -> int:
+  """Micro-batches of a batch; a packed one has one row of each device."""
+  if packing is not None:
+    return packing.cell.shape[0] // mesh.row_ways(x)
+  return x.shape[0] // (cfg.micro or x.shape[0])
+
+
+def _token_logp(cfg, model, graphdef, params, prompts, rollout, packing):
+  """(logp, entropy) of each token of a rollout."""
+  return logp.token_logp(
+    graphdef,
+    params,
+    prompts,
+    rollout.tokens,
+    rollout.sampled,
+    temperature=cfg.temperature,
+    model=model,
+    packing=packing,
+  )
 
 
 @functools.partial(
@@ -169,25 +192,26 @@ def update(
   denominator = grpo_loss.denominator(cfg, batch)
 
   def share(params, part):
-    token_logp, entropy = logp.token_logp(
-      graphdef,
-      lora.attach(model.lora, base, params),
-      part.prompts,
-      part.rollout.tokens,
-      part.rollout.sampled,
-      temperature=cfg.temperature,
-      model=model,
+    whole = lora.attach(model.lora, base, params)
+    token_logp, entropy = _token_logp(
+      cfg, model, graphdef, whole, part.prompts, part.rollout, part.packing
     )
     total, tally = grpo_loss.loss(cfg, token_logp, entropy, part)
     return masked.divide(total, denominator), tally
 
+  live, shards = (batch.weight != 0).any(1), mesh.row_ways(batch.weight)
+  used = None
+  if batch.packing is not None:
+    filled = packing_lib.filled(batch.packing).reshape(shards, -1)
+    live, used = None, filled.sum(1).max()
   grads, tallies = optim.micro_gradients(
     share,
     state.params,
     batch,
-    cfg.micro,
-    live=(batch.weight != 0).any(1),
-    shards=mesh.row_ways(batch.weight),
+    batch.weight.shape[0] // _count(cfg, batch.weight, batch.packing),
+    live=live,
+    shards=shards,
+    used=used,
   )
   metrics = _metrics(tallies, denominator)
   metrics["policy_lag"] = state.step - batch.policy_step

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from grounded_jax import config, mesh, types
 from grounded_jax import model as model_lib
+from grounded_jax import packing as packing_lib
 
 
 class Scores(NamedTuple):
@@ -36,6 +37,7 @@ def token_logp(
   *,
   temperature: float,
   model: config.Model,
+  packing: types.Packing | None = None,
 ) -> tuple[Float[Array, "P G C"], Float[Array, "P G C"]]:
   """Returns (logp, entropy) of each sampled token, as `token_scores`."""
   scores = token_scores(
@@ -46,6 +48,7 @@ def token_logp(
     sampled,
     temperature=temperature,
     model=model,
+    packing=packing,
   )
   return scores.logp, scores.entropy
 
@@ -59,12 +62,13 @@ def token_scores(
   *,
   temperature: float,
   model: config.Model,
+  packing: types.Packing | None = None,
 ) -> Scores:
   """Returns logp, entropy and whether it is greedy of each sampled token.
 
   The distribution is softmax(logits / temperature), untruncated, as the
   sampler records it; temperature 0 (greedy) is read as 1.  The entropy
-  carries no gradient.
+  carries no gradient.  With `packing` all is 0 but of its targets.
   """
   hidden = model_lib.grouped_hidden(
     graphdef,
@@ -75,35 +79,58 @@ def token_scores(
     model.remat,
     model.matmul_precision,
     model.attention,
+    packing,
   )
-  p, g, c, d = hidden.shape
-  # Chunks run along the completion tokens of every prompt, so that the prompt
-  # axis keeps its sharding.
+  shape = tokens.shape
+  if packing is None:
+    p, g, c, d = hidden.shape
+    hidden, target = hidden.reshape(p, g * c, d), tokens.reshape(p, g * c)
+    used = None
+    restore = lambda x: x.reshape(shape)
+  else:
+    target, used = packing_lib.targets(packing, tokens)
+    restore = lambda x: packing_lib.restored(packing, x, shape)
+  scores = _scored(
+    graphdef, params, hidden, target, used, temperature or 1.0, model
+  )
+  kept = lambda x: jnp.where(sampled, x, jnp.zeros_like(x))
+  return jax.tree.map(lambda x: kept(restore(x)), scores)
+
+
+def _scored(
+  graphdef: Any,
+  params: Any,
+  hidden: Float[Array, "P N D"],
+  target: Int[Array, "P N"],
+  used: Int[Array, ""] | None,
+  temperature: float,
+  model: config.Model,
+) -> Scores:
+  """The scores of N tokens of each row, or of the first `used` of them."""
+  p, n, d = hidden.shape
+  # Chunks run along the tokens of every row, so that the rows' axis keeps its
+  # sharding.
   shards = mesh.row_ways(hidden)
   shards = shards if p % shards == 0 else 1
-  width = min(max(model.logp_chunk * shards // p, 1), g * c)
-  chunks = -(-g * c // width)
-  pad = chunks * width - g * c
-  hidden = jnp.pad(hidden.reshape(p, g * c, d), ((0, 0), (0, pad), (0, 0)))
-  targets = jnp.pad(tokens.reshape(p, g * c), ((0, 0), (0, pad)))
+  width = min(max(model.logp_chunk * shards // p, 1), n)
+  chunks = -(-n // width)
+  pad = chunks * width - n
+  hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
+  target = jnp.pad(target, ((0, 0), (0, pad)))
   decoder = model_lib.decoder_of(graphdef, params)
   scores = _chunked(
     _Head(
       decoder=decoder,
-      temperature=temperature or 1.0,
+      temperature=temperature,
       precision=model.matmul_precision,
       shards=shards,
     ),
     model_lib.head(decoder, params),
     hidden.reshape(p, chunks, width, d).swapaxes(0, 1),
-    targets.reshape(p, chunks, width).swapaxes(0, 1),
+    target.reshape(p, chunks, width).swapaxes(0, 1),
+    None if used is None else -(-used // width),
   )
-
-  def restore(x):
-    x = x.swapaxes(0, 1).reshape(p, -1)[:, : g * c].reshape(p, g, c)
-    return jnp.where(sampled, x, jnp.zeros_like(x))
-
-  return jax.tree.map(restore, scores)
+  return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(p, -1)[:, :n], scores)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,12 +184,29 @@ def _chunked(
   matrix: Array,
   hidden: Float[Array, "M P W D"],
   target: Int[Array, "M P W"],
+  used: Int[Array, ""] | None = None,
 ) -> Scores:
-  """The scores of M chunks of W tokens of each prompt, [M P W] each."""
-  return _chunked_fwd(head, matrix, hidden, target)[0]
+  """The scores of M chunks of W tokens of each prompt, [M P W] each.
+
+  Chunks from `used` on are not computed: their scores are 0.
+  """
+  return _chunked_fwd(head, matrix, hidden, target, used)[0]
 
 
-def _chunked_fwd(head, matrix, hidden, target):
+def _each(chunk, carry, inputs: tuple, used: Array | None, skip):
+  """Scans over the chunks; from `used` on by `skip`, which computes nothing."""
+  if used is None:
+    return jax.lax.scan(chunk, carry, inputs)
+
+  def one(carry, inputs):
+    index, *inputs = inputs
+    return jax.lax.cond(index < used, chunk, skip, carry, tuple(inputs))
+
+  count = jnp.arange(inputs[0].shape[0])
+  return jax.lax.scan(one, carry, (count, *inputs))
+
+
+def _chunked_fwd(head, matrix, hidden, target, used):
   ready = head.ready(matrix, hidden.dtype)
 
   def chunk(_, inputs):
@@ -177,12 +221,17 @@ def _chunked_fwd(head, matrix, hidden, target):
     out = Scores(logp=chosen - total, entropy=total - mean, best=chosen >= top)
     return None, (out, total)
 
-  _, (scores, total) = jax.lax.scan(chunk, None, (hidden, target))
-  return scores, (matrix, hidden, target, total)
+  def skip(_, inputs):
+    out = jax.eval_shape(chunk, None, inputs)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), out)
+
+  inputs = (hidden, target)
+  _, (scores, total) = _each(chunk, None, inputs, used, skip)
+  return scores, (matrix, hidden, target, total, used)
 
 
 def _chunked_bwd(head, saved, d_scores):
-  matrix, hidden, target, total = saved
+  matrix, hidden, target, total, used = saved
   ready = head.ready(matrix, hidden.dtype)
 
   def chunk(d_matrix, inputs):
@@ -201,10 +250,11 @@ def _chunked_bwd(head, saved, d_scores):
   shape = (head.shards, *matrix.shape[:: -1 if tied else 1])
   zeros = mesh.keep_parts(jnp.zeros(shape, total.dtype), hidden)
   inputs = (hidden, target, total, d_scores.logp)
-  d_matrix, d_hidden = jax.lax.scan(chunk, zeros, inputs)
+  skip = lambda d_matrix, inputs: (d_matrix, jnp.zeros_like(inputs[0]))
+  d_matrix, d_hidden = _each(chunk, zeros, inputs, used, skip)
   d_matrix = d_matrix.sum(0)
   d_matrix = d_matrix.T if tied else d_matrix
-  return d_matrix.astype(matrix.dtype), d_hidden, None
+  return d_matrix.astype(matrix.dtype), d_hidden, None, None
 
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)

@@ -37,6 +37,7 @@ from grounded_jax import (
   rotary,
   types,
 )
+from grounded_jax import packing as packing_lib
 
 Params = dict[str, Any]
 
@@ -423,12 +424,13 @@ def grouped_hidden(
   remat: str = "none",
   precision: str = "default",
   kernel: str = "auto",
-) -> Float[Array, "P G C D"]:
+  packing: types.Packing | None = None,
+) -> Float[Array, "P G C D"] | Float[Array, "R H D"]:
   """Returns the hidden states that predict each completion token.
 
   Token 0 of all G completions is predicted by the prompt's last token, token
   c by completion token c - 1; the last token of a completion predicts nothing
-  and is not computed.
+  and is not computed.  With `packing` they are those of its targets.
   """
   decoder = decoder_of(graphdef, params)
   p, l = prompts.tokens.shape
@@ -441,7 +443,10 @@ def grouped_hidden(
     ],
     axis=1,
   )
-  turns = rotary.turns(positions, decoder, compute_dtype)
+  places = packing_lib.Padded()
+  if packing is not None:
+    places = packing_lib.Packed(packing, *positions.shape)
+  turns = rotary.turns(places.tokens(positions), decoder, compute_dtype)
 
   axes = logical_axes(decoder)["blocks"]
 
@@ -450,18 +455,22 @@ def grouped_hidden(
     block, layer = inputs
     if remat != "none":  # else every layer's would be kept
       block = _gathered(block, axes, x.dtype)
-    q, k, v = _project(block, layer, x, turns, decoder, precision)
+    qkv = _project(block, layer, x, turns, decoder, precision)
+    q, k, v = (places.cells(x) for x in qkv)
     rule = _rule(decoder, layer, precision)
     out = attention.grouped(
       q, k, v, prompts.length, l, g, kernel=kernel, **rule
     )
-    return _finish(block, x, out, decoder, precision), None
+    return _finish(block, x, places.tokens(out), decoder, precision), None
 
   inputs = tokens[:, :, :-1].reshape(p, -1)
   x = jnp.concatenate([prompts.tokens, inputs], axis=1)  # [P L+G(C-1)]
-  x = _embed(params, x, decoder, compute_dtype)
+  x = _embed(params, places.tokens(x), decoder, compute_dtype)
   layers = (params["blocks"], _per_layer(decoder))
   x, _ = jax.lax.scan(_remat(body, remat), x, layers)
+  if packing is not None:
+    cells = packing_lib.sources(packing, prompts.length, l, g, c)
+    return _norm(places.predicting(x, cells), params["norm"], decoder)
   last = jnp.take_along_axis(x, prompts.length[:, None, None] - 1, axis=1)
   first = jnp.broadcast_to(last[:, None], (p, g, 1, x.shape[-1]))
   rest = x[:, l:].reshape(p, g, c - 1, -1)

@@ -206,6 +206,7 @@ def micro_gradients(
   micro: int,
   live: Bool[Array, " P"] | None = None,
   shards: int = 1,
+  used: Int[Array, ""] | None = None,
 ) -> tuple[Any, Any]:
   """Returns the gradient summed over micro-batches, and each one's auxiliary.
 
@@ -219,6 +220,8 @@ def micro_gradients(
       micro-batches without any are not computed; their number is no part of
       the program.
     shards: in how many parts the prompts are cut over devices.
+    used: micro-batches to compute, the first so many; None = all, or those
+      that `live` leaves.
 
   Returns:
     The gradient, and the auxiliaries stacked along a new first axis; zeros
@@ -231,7 +234,7 @@ def micro_gradients(
     grads, aux = gradient(params, batch)
     return grads, jax.tree.map(lambda x: x[None], aux)
 
-  used = count
+  used = count if used is None else used
   if live is not None:
     batch, used = _live_first(batch, live, count, shards)
   leaves, rebuild = split(batch, count)

@@ -107,6 +107,12 @@ def bucket(longest: int, data: config.Data) -> int:
   return min(-(-longest // _MULTIPLE) * _MULTIPLE, data.max_prompt_len)
 
 
+def shortest(longest: int, whole: int, parts: int) -> int:
+  """The least of `parts` lengths up to `whole` that holds so many tokens."""
+  step = -(-whole // (parts * _MULTIPLE)) * _MULTIPLE
+  return min(-(-longest // step) * step, whole)
+
+
 def key(name: str) -> int:
   """31 bits that stand for a prompt's name wherever it is drawn."""
   digest = hashlib.sha256(name.encode()).digest()
@@ -161,6 +167,7 @@ class Prompts:
     fitted, self.fits = fit_all(examples, tokenizer, data)
     self._fitted = _still(fitted, answerable)
     self._length = bucket(self.fits.longest, data)
+    self._buckets = data.buckets
     self._order = _Order(len(self._fitted), seed, stage)
 
   def __len__(self) -> int:
@@ -182,7 +189,7 @@ class Prompts:
         key(example.id if epoch == 0 else f"{example.id}/{epoch}")
         for (example, _), (_, epoch) in zip(rows, taken, strict=True)
       ],
-      self._length,
+      shortest(max(len(ids) for _, ids in rows), self._length, self._buckets),
     )
     return batch, tuple(example for example, _ in rows)
 
@@ -242,6 +249,7 @@ class Demonstrations:
     longest = max(len(t) for _, _, taught in self._rows for t in taught)
     self._completion = min(-(-longest // 16) * 16, sft.max_new_tokens)
     self._length = bucket(self.fits.longest, data)
+    self._buckets = data.buckets
     self._order = _Order(len(self._rows), seed, stage)
 
   def __len__(self) -> int:
@@ -261,7 +269,9 @@ class Demonstrations:
       prompts=pack(
         [ids for _, ids, _ in rows],
         [key(example.id) for example, _, _ in rows],
-        self._length,
+        shortest(
+          max(len(ids) for _, ids, _ in rows), self._length, self._buckets
+        ),
       ),
       tokens=tokens,
       weight=weight,

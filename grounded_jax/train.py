@@ -26,8 +26,10 @@ from grounded_jax import (
   journal,
   lessons,
   log,
+  mesh,
   optim,
   overlap,
+  packing,
   pipeline,
   report,
   rewards,
@@ -262,10 +264,14 @@ def learn(
   at: checkpoint.Start,
 ) -> tuple[types.TrainState, dict[str, Any]]:
   """The state after `cfg.iterations` updates, and the last one's metrics."""
+  if cfg.pack:
+    ways = mesh.ways(policy.rows.mesh, "batch")
+    batch = packing.pack(cfg, batch, ways)
   batch = policy_lib.put(policy.rows, batch)
   model, graphdef = policy.model, policy.graphdef
   logp = lambda params: grpo.rollout_logp(
-    cfg, model, graphdef, policy.whole(params), batch.prompts, batch.rollout
+    *(cfg, model, graphdef, policy.whole(params)),
+    *(batch.prompts, batch.rollout, batch.packing),
   )
   batch = dataclasses.replace(
     batch,
@@ -277,7 +283,10 @@ def learn(
       cfg, model, graphdef, tx, state, batch, policy.base
     )
     state = checkpoint.place(state, at.like)
-  return state, jax.device_get(metrics)
+  metrics = jax.device_get(metrics)
+  if cfg.pack:
+    metrics["row_tokens"] = batch.packing.cell.shape[1]
+  return state, metrics
 
 
 def sft_stage(

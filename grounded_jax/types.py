@@ -38,8 +38,24 @@ class Rollout:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Packing:
+  """Where the tokens of R rows stand in the padded cells of S groups each.
+
+  Beyond a row's own tokens and targets the indices are beyond its cells.
+  """
+
+  cell: Int[Array, "R T"]  # in [S L+G(C-1)], the cell of each token
+  target: Int[Array, "R H"]  # in [S G C], each token to be predicted
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-  """What one update learns from."""
+  """What one update learns from.
+
+  With `packing` there are P = R*S slots for groups, S of each row; one that is
+  empty has weight 0.
+  """
 
   prompts: PromptBatch
   rollout: Rollout
@@ -48,6 +64,7 @@ class Batch:
   policy_step: Int[Array, ""]  # the step whose parameters sampled the rollout
   old_logp: Float[Array, "P G C"] | None = None  # None: on-policy (mu = 1)
   ref_logp: Float[Array, "P G C"] | None = None  # None: no KL term
+  packing: Packing | None = None  # None: padded
 
 
 @jax.tree_util.register_dataclass

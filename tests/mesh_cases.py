@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from grounded_jax import config, grpo, mesh, model, optim, types
+from grounded_jax import config, grpo, mesh, model, optim, packing, types
 
 MESHES = {
   "data": (8, 1, 1),
@@ -58,12 +58,12 @@ def rollout(p: int = 16, l: int = 12, g: int = 2, c: int = 6) -> types.Batch:
   )
 
 
-def change(cut: config.Decoder, devices, micro: int):
+def change(cut: config.Decoder, devices, micro: int, pack: int = 0):
   """(the parameters' change, loss) of one update on a mesh; None = no mesh.
 
   Micro-batches compute their layers again.
   """
-  cfg = grpo_cases.plain(prompts=16, micro=micro)
+  cfg = grpo_cases.plain(prompts=16, micro=micro, pack=pack)
   wide = "float64"
   made = config.Model(
     decoder=cut,
@@ -75,6 +75,8 @@ def change(cut: config.Decoder, devices, micro: int):
   graphdef, params = model.init(cut, jax.random.key(0), wide)
   params = jax.tree.map(lambda x: 2 * x, params)
   batch, before = rollout(), jax.device_get(params)
+  if pack:
+    batch = packing.pack(cfg, batch, mesh.ways(devices, "batch"))
   if devices is not None:
     axes = model.logical_axes(cut)
     params = jax.device_put(params, mesh.shardings(devices, axes, params))
@@ -88,26 +90,28 @@ def change(cut: config.Decoder, devices, micro: int):
   return moved, float(metrics["loss"])
 
 
-def worst(cut: config.Decoder, sizes: tuple[int, int, int], micro: int):
-  """Largest difference to one device, over the leaf's largest change."""
+def worst(
+  cut: config.Decoder, sizes: tuple[int, int, int], micro: int, pack: int = 0
+):
+  """Largest difference to one device, over the leaf's largest change.
+
+  On one device the batch is padded.
+  """
   devices = mesh.make(
     config.Mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
   )
   want, loss = change(cut, None, micro)
-  got, sharded_loss = change(cut, devices, micro)
+  got, sharded_loss = change(cut, devices, micro, pack)
   off = jax.tree.map(
     lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()), want, got
   )
   return max(jax.tree.leaves(off)), abs(loss - sharded_loss)
 
 
-if __name__ == "__main__":  # python tests/mesh_cases.py MESH: its differences
+if __name__ == "__main__":  # python tests/mesh_cases.py MESH [packed]
   sizes = MESHES[sys.argv[1]]
-  print(
-    json.dumps(
-      [
-        worst(decoder(True), sizes, 0),
-        worst(decoder(False, 5.0), sizes, 8),
-      ]
-    )
-  )
+  cases = [(decoder(True), sizes, 0), (decoder(False, 5.0), sizes, 8)]
+  if sys.argv[2:]:
+    packing._MULTIPLE = 4  # rows shorter than they may be
+    cases = [(decoder(False, 5.0), sizes, 8, 2)]
+  print(json.dumps([worst(*case) for case in cases]))

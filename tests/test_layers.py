@@ -27,7 +27,7 @@ LAYERS = (
   ("attention_blocks", "compiles", "kv_cache", "masked", "mesh", "types"),
   ("attention_kernels", "softmax"),
   ("attention_decode", "attention_gpu", "attention_tpu"),
-  ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
+  ("attention", "draw", "grpo_loss", "lora", "optim", "packing", "rotary"),
   ("slots",),
   # Layer 2.
   ("consistency", "model", "report", "scoring", "selective", "tokenizer"),

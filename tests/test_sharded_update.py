@@ -9,9 +9,8 @@ import mesh_cases as cases
 import pytest
 
 
-@pytest.mark.parametrize("name", cases.MESHES)
-def test_the_update_on_a_mesh_is_that_of_one_device(name):
-  """Tied at once, and untied with a soft cap in micro-batches."""
+def differences(*args: str) -> list[tuple[float, float]]:
+  """What the cases print."""
   env = os.environ | {
     "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     "JAX_PLATFORMS": "cpu",
@@ -19,12 +18,24 @@ def test_the_update_on_a_mesh_is_that_of_one_device(name):
     "PYTHONPATH": os.pathsep.join(sys.path),
   }
   out = subprocess.run(
-    [sys.executable, cases.__file__, name],
+    [sys.executable, cases.__file__, *args],
     env=env,
     capture_output=True,
     text=True,
   )
   assert out.returncode == 0, out.stderr
-  for gradient, loss in json.loads(out.stdout):
+  return json.loads(out.stdout)
+
+
+@pytest.mark.parametrize("name", cases.MESHES)
+def test_the_update_on_a_mesh_is_that_of_one_device(name):
+  """Tied at once, and untied with a soft cap in micro-batches."""
+  for gradient, loss in differences(name):
     assert gradient < 1e-10
     assert loss < 1e-10
+
+
+def test_the_packed_update_on_a_mesh_is_the_padded_one_of_one_device():
+  ((gradient, loss),) = differences("all", "packed")
+  assert gradient < 1e-10
+  assert loss < 1e-10
