@@ -42,6 +42,7 @@ LAYERS = (
   ("benchmark", "evaluate", "plan"),
   ("aot",),
   ("journal", "variants"),
+  ("ahead",),
   # Layers 6 and 7.
   ("train",),
   ("modes",),
