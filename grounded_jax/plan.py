@@ -428,17 +428,19 @@ def of_stage(
   learner = update(at, stage.optimizer, shape)
   if shape.supervised:
     return {"update": learner}
-  reference = {}
-  if stage.grpo.beta:
-    reference = {"reference": held(at.params)}
+  copies = {
+    "reference": stage.grpo.beta > 0,
+    "sampling parameters": stage.grpo.off_policy_steps > 0,
+  }
+  more = {name: held(at.params) for name, needed in copies.items() if needed}
   idle = {"optimiser": learner.arguments["optimiser"]}
   drawn = sampler(at, shape)
   beside = lambda program, more: dataclasses.replace(
     program, arguments=program.arguments | more
   )
   return {
-    "update": beside(learner, reference),
-    "sampler": beside(drawn, idle | reference),
+    "update": beside(learner, more),
+    "sampler": beside(drawn, idle | more),
   }
 
 
