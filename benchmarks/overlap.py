@@ -14,14 +14,17 @@ training loop:
   split         the same with the last devices sampling and the others
                 updating, for every number of them; the best is named
 
+The loop has no split yet; its row says what one would gain.
+
 What it assumes: work takes the same seconds in every step; programs of a set of
 devices run one after another, in the order in which they are begun; one host
-thread scores; what the loop does besides takes no time; sampling and update
-take seconds in inverse proportion to their devices (where they are bound by
-latency they do not, and a split gains less); on split devices the parameters
-take `transfer` seconds to the sampler.  Groups that are drawn anew, `draws` - 1
-times a step and for equal shares of the seconds, wait for the scores of the
-draw before, and the first draw of step k + 1 for all of step k.
+thread scores; what the loop does besides takes no time; the update takes
+seconds in inverse proportion to its devices, and so does sampling but for the
+share `fixed` of it, which latency bounds on however many devices; on split
+devices the parameters take `transfer` seconds to the sampler.  Groups that are
+drawn anew, `draws` - 1 times a step and for equal shares of the seconds, wait
+for the scores of the draw before, and the first draw of step k + 1 for all of
+step k.
 """
 
 import argparse
@@ -46,6 +49,7 @@ class Work:
   update: float
   draws: int = 1  # of a step: more than one where groups are drawn anew
   transfer: float = 0.0  # of the parameters, on split devices
+  fixed: float = 0.0  # share of `sample` that devices do not change
 
 
 class Timeline:
@@ -89,7 +93,7 @@ def one_step_off(work: Work, devices: int = 1, sampling: int = 0) -> float:
   sample, update, transfer = work.sample, work.update, 0.0
   if sampling:
     sampler, transfer = "samplers", work.transfer
-    sample *= devices / sampling
+    sample *= work.fixed + (1 - work.fixed) * devices / sampling
     update *= devices / (devices - sampling)
 
   def draw(after: float) -> float:
@@ -152,7 +156,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--metrics", default="", help="in place of the seconds")
-  for name in ("sample", "score", "update", "transfer"):
+  for name in ("sample", "score", "update", "transfer", "fixed"):
     parser.add_argument(f"--{name}", type=float, default=0.0)
   parser.add_argument("--draws", type=int, default=1)
   parser.add_argument("--chunks", type=int, default=4)
@@ -166,7 +170,7 @@ def main() -> None:
   )
   if args.metrics:
     work = measured(args.metrics, args.draws)
-  work = dataclasses.replace(work, transfer=args.transfer)
+  work = dataclasses.replace(work, transfer=args.transfer, fixed=args.fixed)
   if work.sample + work.score + work.update <= 0:
     parser.error("give --metrics, or --sample, --score and --update")
   schedules = table(work, args.chunks, args.devices)

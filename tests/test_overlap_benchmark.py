@@ -42,6 +42,14 @@ def test_a_split_takes_as_long_as_its_slower_side():
   assert overlap.one_step_off(WORK, devices=8, sampling=6) == close(12)
 
 
+def test_what_latency_bounds_takes_no_longer_on_fewer_devices():
+  work = overlap.Work(sample=4, score=0, update=3, fixed=1)
+  # All of sampling: 4 s on one of 4 devices, beside 3 s * 4 / 3.
+  assert overlap.one_step_off(work, devices=4, sampling=1) == close(4)
+  half = overlap.Work(sample=4, score=0, update=3, fixed=0.5)
+  assert overlap.one_step_off(half, devices=4, sampling=1) == close(2 + 2 * 4)
+
+
 def test_parameters_that_travel_long_are_waited_for_every_other_step():
   work = overlap.Work(sample=4, score=2, update=3, transfer=1)
   assert overlap.one_step_off(work, devices=8, sampling=4) == close(8 + 2)
