@@ -7,8 +7,8 @@ sampled with the parameters from before it, and scored:
   host      .......... | score k+1 .......... | score k+2 ...
 
 so that the devices wait for the scores only if scoring takes longer than the
-update.  One thread begins everything on the devices, in an order that no
-timing changes: the same on every process.
+update.  One thread begins all of that on the devices, in an order that no
+timing changes; a verifier that computes there too begins its own from another.
 
 The rollouts of a step are a function of the parameters that sample them, of
 the cursor and of the step.  Groups that are drawn anew come from the same

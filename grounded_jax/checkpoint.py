@@ -48,9 +48,7 @@ class Start:
   reference: Any | None  # the parameters of the KL term, if any
   cursor: int = 0  # prompts read so far: the position in the global order
   step: int = 0  # steps done
-  sampler: Any | None = (
-    None  # the next rollout's parameters, if not the state's
-  )
+  sampler: Any | None = None  # the parameters that sample next, if others
 
 
 def open_manager(

@@ -143,6 +143,7 @@ def grpo_stage(
     if at.sampler is not None:
       before = int(state.step) - cfg.iterations
       source = ahead.Source(params=at.sampler, policy_step=before)
+      at = dataclasses.replace(at, sampler=None)  # else it is never freed
     begin = functools.partial(begin_groups, book, index, data, score, beside)
     for step in range(at.step, stage.steps):
       watch = Stopwatch()
@@ -160,6 +161,8 @@ def grpo_stage(
         if cfg.off_policy_steps and step + 1 < stage.steps:
           source = ahead.begin(begin, state, step + 1, cursor)
         state, learned = learn(book.policy, cfg, tx, state, batch, at)
+      with watch("score_wait"):  # an evaluation may ask the same verifier
+        overlap.settle(beside)
       # 5. Log; save (state and cursor, both after this step); evaluate.
       values = groups.metrics(counts, drawn, stage.rewards) | learned | judged
       book.step(stage, step + 1, values, watch)
