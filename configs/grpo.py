@@ -17,6 +17,7 @@ def paper() -> config.GRPO:
     micro=0,
     iterations=1,
     max_new_tokens=4096,  # not stated; nothing should be cut
+    off_policy_steps=0,
     temperature=1.0,
     beta=0.04,
     kl="k3",
@@ -62,6 +63,7 @@ def modern() -> config.GRPO:
     micro=0,
     iterations=1,
     max_new_tokens=4096,
+    off_policy_steps=0,
     temperature=1.0,
     beta=0.0,
     kl="k3",  # not used

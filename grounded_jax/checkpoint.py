@@ -1,8 +1,9 @@
 """Checkpoints of a stage, saved asynchronously by Orbax.
 
 `<workdir>/<stage>/checkpoints/<step>/` holds the items `params`, `optimizer`,
-`meta` (the global data cursor, config) and, when a KL term
-needs it, `reference`.  Parameters are an item of their own, so that
+`meta` (the global data cursor, config) and, where they are needed, `reference`
+(the parameters of the KL term) and `sampler` (those that the next rollout is
+sampled with, off-policy).  Parameters are an item of their own, so that
 evaluation and the next stage read nothing else.
 """
 
@@ -47,6 +48,7 @@ class Start:
   reference: Any | None  # the parameters of the KL term, if any
   cursor: int = 0  # prompts read so far: the position in the global order
   step: int = 0  # steps done
+  sampler: Any | None = None  # the parameters that sample next, if others
 
 
 def open_manager(
@@ -81,6 +83,7 @@ def save(
   cursor: int,
   config: Mapping[str, Any],
   reference: Any | None = None,
+  sampler: Any | None = None,
   metrics: Mapping[str, float] | None = None,
 ) -> None:
   """Starts saving the stage as it stands after `step`; returns at once."""
@@ -92,8 +95,10 @@ def save(
     ),
     "meta": ocp.args.JsonSave(meta),
   }
-  if reference is not None:
-    items["reference"] = ocp.args.StandardSave(reference)
+  more = {"reference": reference, "sampler": sampler}
+  for name, params in more.items():
+    if params is not None:
+      items[name] = ocp.args.StandardSave(params)
   manager.save(
     step,
     args=ocp.args.Composite(**items),
@@ -108,6 +113,7 @@ def begin(
   params: Any,
   *,
   with_reference: bool,
+  with_sampler: bool = False,
 ) -> Start:
   """The stage after its last checkpoint, or fresh from `params`.
 
@@ -116,6 +122,7 @@ def begin(
     tx: the stage's optimiser.
     params: what a fresh stage starts from; given away.
     with_reference: whether the loss needs the parameters of the beginning.
+    with_sampler: whether rollouts are sampled with parameters of their own.
   """
   like = describe(tx, params)
   if manager.latest_step() is None:
@@ -132,8 +139,9 @@ def begin(
     ),
     "meta": ocp.args.JsonRestore(),
   }
-  if with_reference:
-    items["reference"] = ocp.args.StandardRestore(like.params)
+  more = {"reference": with_reference, "sampler": with_sampler}
+  for name in [name for name, wanted in more.items() if wanted]:
+    items[name] = ocp.args.StandardRestore(like.params)
   for leaf in jax.tree.leaves(params):  # else there would be both in memory
     leaf.delete()
   step = manager.latest_step()
@@ -148,6 +156,7 @@ def begin(
     ),
     like=like,
     reference=got["reference"] if with_reference else None,
+    sampler=got["sampler"] if with_sampler else None,
     cursor=got["meta"]["cursor"],
     step=step,
   )

@@ -421,6 +421,9 @@ class GRPO:
   # prompt, so that long completions keep few others waiting.  0 = a batch of
   # all prompts, until its longest completion ends.
   slots: int = 0
+  # Updates that the policy which samples is behind.  1: the next rollout is
+  # sampled and scored during an update, at one more copy of the parameters.
+  off_policy_steps: int = 0  # 0 = sampled by the policy that learns from it
   temperature: float = 1.0  # of the sampler and the learner alike
   # Draw only from: the likeliest so many tokens (0 = all), the fewest likeliest
   # of this mass (1 = all), those of at least this share of the likeliest one's
@@ -481,6 +484,7 @@ class GRPO:
         f"grpo.slots={self.slots} needs grpo.sample_chunks=1, not"
         f" {self.sample_chunks}: slots take one prompt after another already."
       )
+    self._check_off_policy()
     # At temperature 0 the completions of a group would all be one.
     _positive(self, "iterations", "temperature", "cispo_cap", "mismatch_cap")
     _check_drawing(self)
@@ -492,6 +496,20 @@ class GRPO:
       raise UserError(
         f"zero_advantage=refill needs beta=0 (beta={self.beta}): with a KL"
         " term a group without advantage still has a gradient."
+      )
+
+  def _check_off_policy(self):
+    _within(self, "off_policy_steps", high=1)
+    if self.off_policy_steps and self.mismatch == "ignore":
+      raise UserError(
+        f"grpo.off_policy_steps={self.off_policy_steps} needs the correction"
+        " for who sampled: set grpo.mismatch to truncate or sequence_mask."
+      )
+    if self.off_policy_steps and self.sample_chunks > 1:
+      raise UserError(
+        f"grpo.off_policy_steps={self.off_policy_steps} needs"
+        f" grpo.sample_chunks=1, not {self.sample_chunks}: rollouts are scored"
+        " during the update already."
       )
 
 

@@ -107,7 +107,9 @@ def mismatch_weight(
 
   truncate: each token's ratio, at most mismatch_cap.  sequence_mask: the
   completion's ratio (a product, not a mean), or 0 above the cap.  (TRL
-  vllm_importance_sampling_mode token_truncate and sequence_mask.)
+  vllm_importance_sampling_mode token_truncate and sequence_mask.)  A token's
+  own ratio leaves out that its prefix is another's too, which is a bias; the
+  product does not, and varies more.
   """
   difference = jnp.where(sampled, learner_logp - sampler_logp, 0)
   if cfg.mismatch == "truncate":
@@ -150,12 +152,24 @@ def loss(
 ) -> tuple[Float[Array, ""], Tally]:
   """Returns the sum of the loss over `batch`, not yet divided, and its tally.
 
+  With pi the policy being trained, pi_old what it was before the updates on
+  this rollout, q who sampled it, and r = pi / pi_old, a token's share is
+
+    -min(pi_old / q, mismatch_cap) * min(r A, clip(r) A)    (+ beta KL)
+
+  here for mismatch=truncate and surrogate=clip.  The clip range lies around
+  the policy that is updated whoever sampled (decoupled PPO, arXiv:2110.00641;
+  for rollouts of an older policy as in AReaL, arXiv:2505.24298), and the
+  weight has no gradient.  q is pi_old up to rounding or, with
+  off_policy_steps, the policy of an update before.  The KL term has no such
+  weight, as in TRL.
+
   Args:
     cfg: which formulas.
     logp: of the completion tokens under the policy being trained.
     entropy: of the distributions they were drawn from; only reported.
-    batch: without old_logp the rollout is on-policy: every ratio is 1 and the
-      gradient is that of the policy gradient.
+    batch: without old_logp this is the first update on its rollout: pi_old is
+      pi, every ratio is 1 and the gradient that of the policy gradient.
   """
   sampled = batch.rollout.sampled
   frozen = jax.lax.stop_gradient(logp)
@@ -178,7 +192,7 @@ def loss(
     batch,
     ratio,
     old_logp,
-    {"kl": kl, "entropy": entropy, "weight": weight},
+    {"kl": kl, "entropy": entropy, "mismatch_weight": weight},
   )
   tally.sums["loss"] = total
   return total, jax.lax.stop_gradient(tally)
@@ -201,6 +215,12 @@ def _tally(
     dual = (ratio > (cfg.dual_clip or jnp.inf)) & (advantage < 0)
   difference = old_logp - batch.rollout.logp
   mismatch = jnp.exp(difference)
+  corrected = terms["mismatch_weight"]
+  capped = {
+    "truncate": corrected >= cfg.mismatch_cap,
+    "sequence_mask": corrected == 0,
+    "ignore": jnp.zeros_like(corrected),
+  }[cfg.mismatch]
   terms = terms | {
     "advantage_abs": jnp.abs(advantage),
     "clip_low": low,
@@ -211,8 +231,8 @@ def _tally(
     "mismatch_outside": (mismatch < 0.9) | (mismatch > 1.1),
     # Of KL(sampler || learner); k3 again, never negative.
     "mismatch_kl": mismatch - difference - 1,
+    "mismatch_capped": capped,
   }
-  terms["mismatch_weight"] = terms.pop("weight")
   weight = token_weight(batch)
   shaped = {
     name: jnp.broadcast_to(x, weight.shape).astype(old_logp.dtype)

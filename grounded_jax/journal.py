@@ -59,6 +59,11 @@ class Stopwatch:
     spent = time.monotonic() - began
     self._phases[phase] = self._phases.get(phase, 0.0) + spent
 
+  def add(self, other: "Stopwatch") -> None:
+    """Counts another one's phases here too."""
+    for name, spent in other._phases.items():
+      self._phases[name] = self._phases.get(name, 0.0) + spent
+
   def read(self) -> dict[str, float]:
     """`seconds` since the start, and those of each phase.
 
@@ -206,6 +211,7 @@ class Journal:
     state: types.TrainState,
     cursor: int,
     reference: Any | None,
+    sampler: Any | None = None,
   ) -> None:
     """Evaluates and saves the stage after `step`, where either is due.
 
@@ -230,6 +236,7 @@ class Journal:
         cursor=cursor,
         config=self._config,
         reference=reference,
+        sampler=sampler,
         metrics=None if trust is None else {"trust": trust},
       )
 

@@ -22,6 +22,11 @@ def thread() -> Iterator[futures.Executor]:
     pool.shutdown(cancel_futures=True)
 
 
+def settle(beside: futures.Executor) -> None:
+  """Waits until all that was submitted is done, whatever came of it."""
+  beside.submit(int).result()
+
+
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
   """Each item, once the one after it has been made.
 

@@ -500,9 +500,12 @@ def of_stage(
   learner = update(at, stage.optimizer, shape)
   if shape.supervised:
     return {"update": learner}
-  reference = {}
-  if stage.grpo.beta:
-    reference = {"reference": mesh_lib.held(trained(at))}
+  copies = {
+    "reference": stage.grpo.beta > 0,
+    "sampling parameters": stage.grpo.off_policy_steps > 0,
+  }
+  size = mesh_lib.held(trained(at))
+  more = {name: size for name, needed in copies.items() if needed}
   idle = {"optimiser": learner.arguments["optimiser"]}
   if drawing is not None and drawing is not at:
     idle["learner's parameters"] = mesh_lib.held(at.params)
@@ -513,8 +516,8 @@ def of_stage(
     program, arguments=program.arguments | more
   )
   return {
-    "update": beside(learner, reference),
-    "sampler": beside(drawn, idle | reference),
+    "update": beside(learner, more),
+    "sampler": beside(drawn, idle | more),
   }
 
 

@@ -9,15 +9,16 @@ alone, so a run that was interrupted repeats what the unbroken one does.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 import rich.console
 
 from grounded_jax import (
+  ahead,
   checkpoint,
   config,
   groups,
@@ -133,26 +134,43 @@ def grpo_stage(
   book.progress.note(f"{stage.name}  {inputs.describe(data)}")
   judge = verifiers.make(stage.rewards.verifier)
   score = score or scorer(stage, judge)
-  with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
-    at = checkpoint.begin(saves, tx, params, with_reference=cfg.beta > 0)
-    state, cursor = at.state, at.cursor
+  saving = checkpoint.open_manager(book.workdir, stage.name, stage.keep)
+  with saving as saves, overlap.thread() as beside:
+    at = checkpoint.begin(
+      *(saves, tx, params),
+      with_reference=cfg.beta > 0,
+      with_sampler=cfg.off_policy_steps > 0,
+    )
+    state, cursor, source = at.state, at.cursor, None
+    if at.sampler is not None:
+      before = int(state.step) - cfg.iterations
+      source = ahead.Source(params=at.sampler, policy_step=before)
+      at = dataclasses.replace(at, sampler=None)  # else it is never freed
+    begin = functools.partial(begin_groups, book, index, data, score, beside)
     for step in range(at.step, stage.steps):
       watch = Stopwatch()
+      source = source or ahead.Source.of(state)
       # 1-3. Prompts, G completions of each, their scores; anew for groups
       # that teach nothing.  [P L] -> [P G C] -> [P G]
-      kept, counts, drawn, cursor = collect(
-        book, index, data, score, state.params, step, watch, cursor
+      kept, counts, drawn, cursor = groups.collect(
+        cfg, ahead.draws(source, begin, step, watch), cursor
       )
-      # 4. Update.
+      judged = judge.metrics()  # before the next rollout's scores
+      # 4. Update; off-policy, the next rollout is begun before it.
       with watch("update"):
-        batch = groups.batch(cfg, kept, counts, int(state.step))
+        batch = groups.batch(cfg, kept, counts, source.policy_step)
+        source = None  # its parameters are not needed any more
+        if cfg.off_policy_steps and step + 1 < stage.steps:
+          source = ahead.begin(begin, state, step + 1, cursor)
         state, learned = learn(book.policy, cfg, tx, state, batch, at)
+      with watch("score_wait"):  # an evaluation may ask the same verifier
+        overlap.settle(beside)
       # 5. Log; save (state and cursor, both after this step); evaluate.
-      values = groups.metrics(counts, drawn, stage.rewards) | learned
-      values |= judge.metrics()
+      values = groups.metrics(counts, drawn, stage.rewards) | learned | judged
       book.step(stage, step + 1, values, watch)
       book.rollouts(stage, step + 1, drawn)
-      book.save(saves, stage, step + 1, state, cursor, at.reference)
+      sampler = source and source.params
+      book.save(saves, stage, step + 1, state, cursor, at.reference, sampler)
   return state.params
 
 
@@ -166,46 +184,45 @@ def scorer(stage: config.Stage, judge: verifiers.Verifier) -> groups.Scorer:
   )
 
 
-def collect(
+def begin_groups(
   book: journal.Journal,
   index: int,
   data: pipeline.Prompts,
   score: groups.Scorer,
+  beside: futures.Executor,
   params: Any,
   step: int,
   watch: Stopwatch,
   cursor: int,
-) -> tuple[groups.Groups, np.ndarray, groups.Groups, int]:
-  """What `groups.collect` keeps of a step's draws.
-
-  The sampler's copy of the weights lives no longer than this.
-  """
-  with watch("sample"):
-    weights = book.policy.for_sampling(params)
-  draw = functools.partial(
-    draw_groups, book, index, data, score, weights, step, watch
-  )
-  return groups.collect(book.experiment.stages[index].grpo, draw, cursor)
-
-
-def draw_groups(
-  book: journal.Journal,
-  index: int,
-  data: pipeline.Prompts,
-  score: groups.Scorer,
-  weights: Any,
-  step: int,
-  watch: Stopwatch,
-  cursor: int,
   purpose: int,
-) -> groups.Groups:
-  """The scored groups of the prompts from `cursor` on.
+  *,
+  fetch_beside: bool = False,
+) -> Callable[[], groups.Groups]:
+  """Begins the scored groups of the prompts from `cursor` on.
 
   In chunks: a thread scores one while the devices sample the next, which is
   begun before the one before it is fetched.
+
+  Args:
+    book: of the run.
+    index: of the stage.
+    data: the stage's prompts.
+    score: on the host.
+    beside: the thread.
+    params: that sample; the sampler's copy of them lives no longer than this.
+    step: of the stage.
+    watch: of the phases.
+    cursor: prompts read before.
+    purpose: of the draw.
+    fetch_beside: the thread waits for the devices too; the caller does not.
+
+  Returns:
+    What waits for the groups, and returns them.
   """
   exp, stage = book.experiment, book.experiment.stages[index]
   cfg, stop = stage.grpo, stops.parse(stage.grpo.stop)
+  with watch("sample"):
+    weights = book.policy.for_sampling(params)
 
   def begun() -> Iterator[tuple]:
     size = cfg.prompts // cfg.sample_chunks
@@ -233,26 +250,31 @@ def draw_groups(
         )
       yield examples, prompts, rollout
 
+  def fetched(rollout) -> types.Rollout:
+    with watch("sample"):
+      return stops.cut(book.policy.tokenizer, jax.device_get(rollout), stop)
+
   def scored(examples, prompts, rollout) -> groups.Groups:
+    rollout = fetched(rollout) if fetch_beside else rollout
     # 3. Score on the host.  -> [P G]
     with watch("score"):
       completions = policy_lib.completions(book.policy, rollout, exp.data, stop)
       return groups.scored(examples, prompts, rollout, completions, score)
 
   scores = []
-  with overlap.thread() as beside:
-    for examples, prompts, rollout in overlap.one_ahead(begun()):
-      with watch("sample"):
-        rollout = stops.cut(
-          book.policy.tokenizer, jax.device_get(rollout), stop
-        )
-      with watch("score_wait"):  # the thread may hold the interpreter at once
-        scores.append(beside.submit(scored, examples, prompts, rollout))
+  for examples, prompts, rollout in overlap.one_ahead(begun()):
+    rollout = rollout if fetch_beside else fetched(rollout)
+    with watch("score_wait"):  # the thread may hold the interpreter at once
+      scores.append(beside.submit(scored, examples, prompts, rollout))
+
+  def finished() -> groups.Groups:
     with watch("score_wait"):
       drawn = groups.concatenate([future.result() for future in scores])
-  if stage.shuffle_rewards:
-    return groups.shuffled(drawn, (exp.seed, index, step, purpose))
-  return drawn
+    if stage.shuffle_rewards:
+      return groups.shuffled(drawn, (exp.seed, index, step, purpose))
+    return drawn
+
+  return finished
 
 
 def learn(

@@ -62,7 +62,7 @@ class Batch:
   advantage: Float[Array, "P G"]
   weight: Float[Array, "P G"]  # 0 for completions left out of the loss
   policy_step: Int[Array, ""]  # the step whose parameters sampled the rollout
-  old_logp: Float[Array, "P G C"] | None = None  # None: on-policy (mu = 1)
+  old_logp: Float[Array, "P G C"] | None = None  # None: the first update on it
   ref_logp: Float[Array, "P G C"] | None = None  # None: no KL term
   packing: Packing | None = None  # None: padded
 

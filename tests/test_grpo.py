@@ -229,6 +229,45 @@ def test_mismatch_is_reported_even_when_ignored():
   assert mean["mismatch_weight"] == 1.0
 
 
+def test_a_rollout_of_an_older_policy_is_weighed_and_not_clipped():
+  """Three tokens that the learner finds 1.5, 0.5 and 4 times as likely.
+
+  Without old_logp it is the learner as it stands, so every ratio is 1, inside
+  the clip range: the loss is minus the mean of weight times advantage, and its
+  gradient in logp is the same product.  The weight is capped at 2.
+  """
+  logp = np.log(np.array([[[0.3, 0.2, 0.4]]]))
+  older = np.log(np.array([[[0.2, 0.4, 0.1]]]))
+  batch = make_batch(logp, [[2.0]], sampler_logp=older)
+  cfg = plain(mismatch="truncate", off_policy_steps=1)
+  loss, gradient = loss_and_gradient(cfg, logp, batch)
+  np.testing.assert_allclose(loss, -2 * (1.5 + 0.5 + 2) / 3, rtol=1e-12)
+  wanted = -2 * np.array([[[1.5, 0.5, 2.0]]]) / 3
+  np.testing.assert_allclose(gradient, wanted, rtol=1e-12)
+  got = tally(cfg, logp, batch)
+  mean = {name: float(x) / 3 for name, x in got.sums.items()}
+  np.testing.assert_allclose(mean["mismatch_weight"], 4 / 3)
+  np.testing.assert_allclose(mean["mismatch_capped"], 1 / 3)
+  assert got.maxima["ratio_max"] == 1
+  # The product, 3, masks the completion above a cap of 2 and not of 3.5.
+  for cap, capped in ((2.0, 1.0), (3.5, 0.0)):
+    cfg = plain(mismatch="sequence_mask", mismatch_cap=cap, off_policy_steps=1)
+    got = tally(cfg, logp, batch)
+    np.testing.assert_allclose(got.sums["mismatch_capped"] / 3, capped)
+  got = tally(plain(), logp, batch)
+  assert got.sums["mismatch_capped"] == 0
+
+
+def test_a_second_update_is_clipped_around_the_first_one_s_policy():
+  """r = pi / pi_old = 1.5, clipped to 1.2; pi_old / q = 0.5 weighs it."""
+  logp, old, older = (np.log(np.full((1, 1, 1), x)) for x in (0.3, 0.2, 0.4))
+  batch = make_batch(logp, [[2.0]], old_logp=old, sampler_logp=older)
+  cfg = plain(mismatch="truncate", off_policy_steps=1, iterations=2)
+  loss, gradient = loss_and_gradient(cfg, logp, batch)
+  np.testing.assert_allclose(loss, -0.5 * 1.2 * 2, rtol=1e-12)
+  np.testing.assert_allclose(gradient, 0.0)
+
+
 def test_clip_fractions_count_what_has_no_gradient():
   logp = np.zeros((1, 2, 3))
   old = -np.log(np.array([[[1.5, 0.5, 1.0], [1.5, 0.5, 9.0]]]))

@@ -45,6 +45,7 @@ LAYERS = (
   ("aot",),
   ("topology",),
   ("journal", "variants"),
+  ("ahead",),
   # Layers 6 and 7.
   ("train",),
   ("modes",),

@@ -50,6 +50,13 @@ def test_the_thread_works_in_order_and_drops_what_has_not_begun():
   assert done == ["first"]
 
 
+def test_what_failed_is_done_too():
+  with overlap.thread() as beside:
+    failed = beside.submit(lambda: 1 / 0)
+    overlap.settle(beside)
+    assert failed.done()
+
+
 def experiment(tmp_path, chunks, **changes):
   """Two steps on four prompts, in so many chunks."""
   grpo = dataclasses.replace(

@@ -126,6 +126,16 @@ def test_a_reference_is_one_more_copy_of_the_weights_in_every_program():
     assert program.arguments["optimiser"] > 2 * mesh.held(at.params)
 
 
+def test_one_step_off_policy_holds_one_more_copy_of_the_weights():
+  stage = config.Stage(
+    name="a", grpo=config.GRPO(off_policy_steps=1, prompts=4)
+  )
+  at = machine(SMALL.decoder)
+  programs = plan.of_stage(at, stage, config.Data(max_prompt_len=64))
+  for program in programs.values():
+    assert program.arguments["sampling parameters"] == plan.held(at.params)
+
+
 def test_prompts_that_the_mesh_does_not_divide_are_refused():
   stage = config.Stage(name="a", grpo=config.GRPO(prompts=48, micro=16))
   at = machine(QWEN3_8B, devices=64)
