@@ -55,9 +55,12 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # These never import jax, so that any trainer can use rewards, metric and data.
 NO_JAX = (
   "baselines",
+  "chips",
   "config",
   "consistency",
+  "counts",
   "data",
+  "estimate",
   "files",
   "gguf_vocab",
   "hlo",
