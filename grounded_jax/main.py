@@ -14,7 +14,12 @@
   --mode=plan    memory of each device, for a config and a mesh of any size
 
 A result is JSON on stdout, and a table on stderr.  A mistake in the command
-ends with exit code 2 and one sentence.
+ends with exit code 2 and one sentence; a run that was told to end (SIGTERM) has
+saved and ends with 75: the same command goes on.
+
+Of a run on several hosts each starts the same command.  On a TPU pod, under
+Slurm and under Open MPI they find each other; elsewhere each is told
+  --coordinator=HOST:PORT --processes=N --process_id=I
 """
 
 import importlib.util
@@ -29,7 +34,7 @@ from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
 from grounded_jax import config
-from grounded_jax.records import TASKS, UserError, absence
+from grounded_jax.records import TASKS, Preempted, UserError, absence
 
 # Each mode with the flags that it reads besides --config and --workdir.
 MODES = {
@@ -62,8 +67,12 @@ MODES = {
   "export": ("checkpoint", "output", "dtype", "adapter"),
   "plan": ("devices", "hbm_gb"),
 }
+# Modes that may run on several hosts, with the flags that say which they are.
+TOGETHER = ("train", "eval")
+HOSTS = ("coordinator", "processes", "process_id")
 LATER = ("prepare", "compile", "report")
 WITHOUT_CONFIG = ("score",)
+RESTART = 75  # exit code (EX_TEMPFAIL) of a run to be started again
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -130,6 +139,7 @@ def define_flags(values: flags.FlagValues) -> None:
     "export: of the weights. Default: that of the model's own files.",
   )
   _define_plan(values)
+  _define_hosts(values)
   switch("adapter", "export: the LoRA adapter alone, as PEFT reads it.")
   switch("help", "Show this help.", "h")
 
@@ -178,6 +188,25 @@ def _define_plan(values: flags.FlagValues) -> None:
     0.0,
     flag_values=values,
   )
+
+
+def _define_hosts(values: flags.FlagValues) -> None:
+  """Declares which process of which run this is, where no pod says it."""
+  flags.DEFINE_string(
+    "coordinator",
+    "",
+    "train, eval: HOST:PORT of the run's first process.",
+    flag_values=values,
+  )
+  number = lambda name, default, doc: flags.DEFINE_integer(
+    name, default, doc, 0, flag_values=values
+  )
+  number(
+    "processes",
+    0,
+    "train, eval: processes of the run. 0 = as a pod says; 1 = this one alone.",
+  )
+  number("process_id", None, "train, eval: which of them this is, from 0.")
 
 
 def take(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -313,6 +342,11 @@ def check_flags(values: flags.FlagValues, experiment) -> None:
     for name in names:
       if values[name].present and name not in MODES[mode]:
         raise UserError(f"--{name} is for --mode={other}, not --mode={mode}.")
+  for name in HOSTS:
+    if values[name].present and mode not in TOGETHER:
+      raise UserError(
+        f"--{name} is for --mode={' and '.join(TOGETHER)}, not --mode={mode}."
+      )
   if experiment is None and mode not in WITHOUT_CONFIG:
     raise UserError(
       f"--mode={mode} needs --config=FILE.py, for example"
@@ -327,13 +361,25 @@ def run(argv: Sequence[str]) -> None:
     return
   values, experiment = parse(argv)
   check_flags(values, experiment)
-  # Here, so that --help and mistakes do not wait for jax.
-  from grounded_jax import modes
-
-  options = {name: values[name].value for name in MODES[values["mode"].value]}
+  mode = values["mode"].value
+  options = {name: values[name].value for name in MODES[mode]}
   if experiment is not None:
     workdir = values["workdir"].value or f"runs/{experiment.name}"
     options |= {"experiment": experiment, "workdir": pathlib.Path(workdir)}
+  if mode not in TOGETHER:
+    _do(mode, options)
+    return
+  # Here, so that --help and mistakes do not wait for jax.
+  from grounded_jax import distributed
+
+  with distributed.together(*(values[name].value for name in HOSTS)):
+    _do(mode, options)
+
+
+def _do(mode: str, options: dict) -> None:
+  """What a mode does, with its options."""
+  from grounded_jax import modes
+
   {
     "train": modes.train,
     "eval": modes.evaluate,
@@ -343,7 +389,7 @@ def run(argv: Sequence[str]) -> None:
     "prompt": modes.prompt,
     "export": modes.export,
     "plan": modes.plan,
-  }[values["mode"].value](**options)
+  }[mode](**options)
 
 
 def help_text() -> str:
@@ -375,6 +421,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = f"{error.filename}: " if error.filename else ""
     print(f"{where}{error.strerror or error}", file=sys.stderr)
     return 2
+  except Preempted as notice:
+    print(notice, file=sys.stderr)
+    return RESTART
   except KeyboardInterrupt:
     print(
       "Stopped. The same command resumes from the last checkpoint.",

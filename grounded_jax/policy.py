@@ -16,6 +16,7 @@ import numpy as np
 from grounded_jax import checkpoint as checkpoint_lib
 from grounded_jax import (
   config,
+  hosts,
   lora,
   pipeline,
   refill,
@@ -93,7 +94,7 @@ def load(
   layout = mesh_lib.shardings(devices, lora.logical_axes(cfg.lora, axes))
   if checkpoint is not None:
     return policy, _restore(checkpoint, shapes, layout)
-  return policy, jax.device_put(lora.init(shapes, key), layout)
+  return policy, _spread(lora.init(shapes, key), layout)
 
 
 def _restore(checkpoint: pathlib.Path, shapes: Any, layout: Any) -> Any:
@@ -111,7 +112,12 @@ def _weights(
   """The model's own weights: of its files, or random without any."""
   if cfg.path:
     return weights.load(cfg, shapes, layout)
-  return jax.device_put(_random(decoder, cfg.param_dtype, key), layout)
+  return _spread(_random(decoder, cfg.param_dtype, key), layout)
+
+
+def _spread(tree: Any, layout: Any) -> Any:
+  """Arrays that every process has made alike, over all of the devices."""
+  return jax.tree.map(hosts.put, tree, layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -121,12 +127,15 @@ def _random(decoder: config.Decoder, dtype: str, key: jax.Array) -> Any:
 
 
 def put(policy: Policy, tree: Any) -> Any:
-  """The host arrays of `tree`, their first axis over the devices."""
+  """The host arrays of `tree`, their first axis over the devices.
+
+  Every process has them whole.
+  """
   whole = jax.sharding.NamedSharding(
     policy.rows.mesh, jax.sharding.PartitionSpec()
   )
   return jax.tree.map(
-    lambda x: jax.device_put(x, policy.rows if np.ndim(x) else whole), tree
+    lambda x: hosts.put(x, policy.rows if np.ndim(x) else whole), tree
   )
 
 
@@ -205,16 +214,13 @@ def _slots(
   )
 
 
-def draw(
-  policy: Policy,
-  params: Any,
-  prompts: types.PromptBatch,
-  stop: Sequence[str] = (),
-  **options: Any,
-) -> types.Rollout:
-  """What `begin` begins with these options, on the host, cut at `stop`."""
-  begun = begin(policy, params, prompts, **options)
-  return stops.cut(policy.tokenizer, jax.device_get(begun), stop)
+def fetch(
+  policy: Policy, begun: types.Rollout, stop: Sequence[str] = ()
+) -> tuple[np.ndarray, types.Rollout]:
+  """Which rows are this process's, and them on the host, cut at `stop`."""
+  rows = hosts.share(policy.rows, len(begun.finished))
+  rollout = hosts.fetch(begun, policy.rows, rows)
+  return rows, stops.cut(policy.tokenizer, rollout, stop)
 
 
 def completions(

@@ -21,6 +21,7 @@ from grounded_jax import (
   config,
   groups,
   grpo,
+  hosts,
   inputs,
   journal,
   lessons,
@@ -61,7 +62,9 @@ def run(
   Raises:
     UserError: the experiment cannot run, or `workdir` holds another one.
   """
-  checkpoint.check_same_run(workdir, config.to_dict(experiment))
+  hosts.once(
+    lambda: checkpoint.check_same_run(workdir, config.to_dict(experiment))
+  )
   for stage in experiment.stages:
     if stage.init_from and not checkpoint.steps(workdir, stage.name):
       checkpoint.find(stage.init_from)
@@ -73,7 +76,7 @@ def run(
     workdir,
     policy,
     found.evals,
-    console or rich.console.Console(),
+    console or rich.console.Console(quiet=not hosts.first()),
     profile,
   )
   try:
@@ -84,8 +87,8 @@ def run(
         loop = {"grpo": grpo_stage, "sft": sft_stage}[stage.objective]
         params = loop(book, index, params, found.stages[index], score)
       book.evaluate(stage, stage.steps, params)
-      summary = book.write_summary()
-    page = report.write(workdir)
+      summary = hosts.once(book.write_summary)
+    page = hosts.once(lambda: report.write(workdir))
     book.progress.note(f"Done in {log.duration(summary['seconds'])}: {page}")
   finally:
     book.close()
@@ -219,13 +222,15 @@ def draw_groups(
   with overlap.thread() as beside:
     for examples, prompts, rollout in overlap.one_ahead(begun()):
       with watch("sample"):
-        rollout = stops.cut(
-          book.policy.tokenizer, jax.device_get(rollout), stop
-        )
+        rows, rollout = policy_lib.fetch(book.policy, rollout, stop)
+        own = [examples[row] for row in rows], groups.prompts_at(prompts, rows)
       with watch("score_wait"):  # the thread may hold the interpreter at once
-        scores.append(beside.submit(scored, examples, prompts, rollout))
+        future = beside.submit(scored, *own, rollout)
+        scores.append((future, rows, examples, prompts))
     with watch("score_wait"):
-      drawn = groups.concatenate([future.result() for future in scores])
+      drawn = groups.concatenate(
+        [groups.gathered(own.result(), *whole) for own, *whole in scores]
+      )
   if stage.shuffle_rewards:
     return groups.shuffled(drawn, (exp.seed, index, step, purpose))
   return drawn

@@ -23,7 +23,10 @@ LAYERS = (
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
-  ("attention_blocks", "compiles", "kv_cache", "masked", "mesh", "types"),
+  (
+    *("attention_blocks", "compiles", "distributed", "hosts", "kv_cache"),
+    *("masked", "mesh", "types"),
+  ),
   ("attention_kernels",),
   ("attention_tpu",),
   ("attention", "draw", "grpo_loss", "lora", "optim", "rotary"),
