@@ -1,0 +1,140 @@
+"""A run of several processes is that of one, and ends and resumes as one."""
+
+import json
+import signal
+
+import numpy as np
+import pods_cases as cases
+import pytest
+
+from grounded_jax import checkpoint, log, main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, cache):
+  """The workdir of a run of one process with one device."""
+  workdir = tmp_path_factory.mktemp("alone")
+  env = cases.environment(cache, devices=1)
+  (end,) = cases.ends(
+    [cases.start(["run", *cases.RUN, f"--workdir={workdir}"], env)]
+  )
+  assert end[0] == 0, end[1]
+  return workdir
+
+
+def pod(workdir, cache, *arguments, signals=""):
+  """The ends of a run of two processes, in their order."""
+  env = cases.environment(cache, **{cases.SIGNALS: signals or "-1,-1,-1"})
+  command = [*cases.RUN, f"--workdir={workdir}", *arguments]
+  return cases.ends(cases.pod(2, command, env))
+
+
+def assert_same_run(workdir, other):
+  """The same prompts, completions, rewards, metrics and scores."""
+  for folder in ("rollouts", "eval"):
+    names = sorted(path.name for path in (other / folder).iterdir())
+    assert names == sorted(path.name for path in (workdir / folder).iterdir())
+  for path in sorted((other / "rollouts").iterdir()):
+    assert log.read_jsonl(workdir / "rollouts" / path.name) == log.read_jsonl(
+      path
+    )
+  ours, theirs = log.read_metrics(workdir), log.read_metrics(other)
+  assert [row["step"] for row in ours] == list(range(1, cases.STEPS + 1))
+  assert all(row["grad_norm"] > 0 for row in theirs)
+  for row, wanted in zip(ours, theirs, strict=True):
+    assert row.keys() == wanted.keys()
+    for name, value in wanted.items():
+      if name.startswith(("reward", "eval/", "grad_norm", "completion")):
+        assert row[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+  for path in sorted((other / "eval").glob("*.json")):
+    ours, theirs = (
+      log.read_json(workdir / "eval" / path.name),
+      log.read_json(path),
+    )
+    assert ours["trust"] == theirs["trust"]
+    assert ours["meta"]["hashes"]["data"] == theirs["meta"]["hashes"]["data"]
+
+
+@pytest.mark.parametrize(
+  ("processes", "meshes"),
+  [
+    (2, [[2, 2, 1], [1, 1, 4]]),
+    (4, [[2, 4, 1], [2, 1, 4]]),
+  ],
+)
+def test_three_updates_are_those_of_one_process(
+  tmp_path, cache, processes, meshes
+):
+  """On fixed rollouts; the second mesh cuts layers across processes."""
+  wide = {"JAX_ENABLE_X64": "1"}
+  one = cases.start(
+    ["updates", str(tmp_path / "one.npz"), "[[1, 1, 1]]"],
+    cases.environment(cache, devices=1, **wide),
+  )
+  where = f"localhost:{cases.port()}"
+  many = [
+    cases.start(
+      [
+        *("updates", str(tmp_path / "many.npz"), json.dumps(meshes)),
+        *(where, str(processes), str(i)),
+      ],
+      cases.environment(cache, **wide),
+    )
+    for i in range(processes)
+  ]
+  for code, said in cases.ends([one, *many]):
+    assert code == 0, said
+  one, many = np.load(tmp_path / "one.npz"), np.load(tmp_path / "many.npz")
+  for sizes in meshes:
+    for name, want in one.items():
+      got = many[name.replace("[1, 1, 1]", str(sizes), 1)]
+      np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+def test_a_lost_process_ends_the_others_and_the_restart_resumes(
+  tmp_path, cache, alone
+):
+  ends = pod(tmp_path, cache, signals=f"1,3,{int(signal.SIGKILL)}")
+  assert [code for code, _ in ends] == [main.RESTART, 128 + signal.SIGKILL]
+  assert "Another process of this run was lost" in ends[0][1]
+  assert checkpoint.steps(tmp_path, "stage1")[-1] == 2
+  for code, said in pod(tmp_path, cache):
+    assert code == 0, said
+  assert_same_run(tmp_path, alone)
+
+
+def test_sigterm_to_one_process_saves_the_step_of_all(tmp_path, cache, alone):
+  """The rest is done by one process, on another mesh."""
+  ends = pod(
+    tmp_path,
+    cache,
+    *("--config.mesh.fsdp=1", "--config.mesh.tensor=4"),
+    "--config.stages.stage1.save_every=100",
+    signals=f"1,2,{int(signal.SIGTERM)}",
+  )
+  assert [code for code, _ in ends] == [main.RESTART] * 2, ends
+  (saved,) = checkpoint.steps(tmp_path, "stage1")
+  assert 2 <= saved < cases.STEPS
+  for _, said in ends:
+    assert f"stage1 is saved after step {saved}" in said
+  env = cases.environment(cache, devices=1)
+  rest = cases.start(["run", *cases.RUN, f"--workdir={tmp_path}"], env)
+  ((code, said),) = cases.ends([rest])
+  assert code == 0, said
+  assert_same_run(tmp_path, alone)
+
+
+def test_sigterm_to_a_process_alone_is_a_checkpoint(tmp_path, cache, alone):
+  signals = {cases.SIGNALS: f"0,2,{int(signal.SIGTERM)}"}
+  env = cases.environment(cache, devices=1, **signals)
+  command = ["run", *cases.RUN, f"--workdir={tmp_path}"]
+  ((code, said),) = cases.ends([cases.start(command, env)])
+  assert (code, checkpoint.steps(tmp_path, "stage1")[-1]) == (main.RESTART, 2)
+  assert "stage1 is saved after step 2" in said
