@@ -3,7 +3,7 @@
 python tests/pods_cases.py run ARGUMENTS      grounded_jax.main, with a reward
                                               that gives random weights a
                                               gradient
-python tests/pods_cases.py updates OUT MESHES COORDINATOR PROCESSES PROCESS
+python tests/pods_cases.py updates OUT MESH COORDINATOR PROCESSES PROCESS
 """
 
 import dataclasses
@@ -41,7 +41,9 @@ def environment(cache: pathlib.Path, devices: int = DEVICES, **more: str):
   """That of a process; what is compiled is kept for the other runs."""
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    # Programs that run for a moment are not worth much compiling.
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+    " --xla_backend_optimization_level=0",
     "JAX_COMPILATION_CACHE_DIR": str(cache),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
@@ -99,8 +101,8 @@ def run(arguments: list[str]) -> int:
   return main.main(arguments)
 
 
-def updates(path: str, meshes: str, *pod: str) -> None:
-  """Writes the parameters after three updates on one rollout, by mesh."""
+def updates(path: str, sizes: str, *pod: str) -> None:
+  """Writes the parameters after three updates on one rollout."""
   import jax
   import mesh_cases
   import numpy as np
@@ -129,30 +131,30 @@ def updates(path: str, meshes: str, *pod: str) -> None:
     param_dtype=wide,
     compute_dtype=wide,
   )
-  found = {}
   joined = (coordinator, int(processes), int(process) if coordinator else None)
   with distributed.together(*joined):
-    for sizes in json.loads(meshes):
-      cut = config.Mesh(**dict(zip(mesh.AXES, sizes, strict=True)))
-      policy, params = policy_lib.load(
-        config.Experiment(name="fixed", model=model, mesh=cut),
-        tokenizer.Bytes(),
-      )
-      like = checkpoint.describe(tx, params)
-      state = optim.init(tx, params)
-      at = checkpoint.Start(state=state, like=like, reference=None)
-      for _ in range(3):
-        batch = mesh_cases.rollout()
-        state, _ = train.learn(policy, cfg, tx, state, batch, at)
-      whole = jax.sharding.NamedSharding(
-        policy.rows.mesh, jax.sharding.PartitionSpec()
-      )
-      leaves = jax.tree_util.tree_leaves_with_path(state.params)
-      for where, leaf in leaves:
-        name = jax.tree_util.keystr(where)
-        found[f"{sizes}{name}"] = np.asarray(jax.device_put(leaf, whole))
+    cut = config.Mesh(**dict(zip(mesh.AXES, json.loads(sizes), strict=True)))
+    policy, params = policy_lib.load(
+      config.Experiment(name="fixed", model=model, mesh=cut),
+      tokenizer.Bytes(),
+    )
+    at = checkpoint.Start(
+      state=optim.init(tx, params),
+      like=checkpoint.describe(tx, params),
+      reference=None,
+    )
+    state, batch = at.state, mesh_cases.rollout()
+    for _ in range(3):
+      state, _ = train.learn(policy, cfg, tx, state, batch, at)
+    whole = jax.sharding.NamedSharding(
+      policy.rows.mesh, jax.sharding.PartitionSpec()
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(
+      jax.device_put(state.params, whole)
+    )
     if hosts.first():
-      np.savez(path, **found)
+      name = jax.tree_util.keystr
+      np.savez(path, **{name(k): np.asarray(leaf) for k, leaf in leaves})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from grounded_jax import checkpoint, log, main
 
 pytestmark = pytest.mark.slow
+WIDE = {"JAX_ENABLE_X64": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,19 @@ def alone(tmp_path_factory, cache):
   )
   assert end[0] == 0, end[1]
   return workdir
+
+
+@pytest.fixture(scope="module")
+def updated(tmp_path_factory, cache):
+  """The parameters after three updates by one process with one device."""
+  path = tmp_path_factory.mktemp("updated") / "one.npz"
+  one = cases.start(
+    ["updates", str(path), "[1, 1, 1]"],
+    cases.environment(cache, devices=1, **WIDE),
+  )
+  ((code, said),) = cases.ends([one])
+  assert code == 0, said
+  return np.load(path)
 
 
 def pod(workdir, cache, *arguments, signals=""):
@@ -63,39 +77,33 @@ def assert_same_run(workdir, other):
 
 
 @pytest.mark.parametrize(
-  ("processes", "meshes"),
+  ("processes", "sizes"),
   [
-    (2, [[2, 2, 1], [1, 1, 4]]),
-    (4, [[2, 4, 1], [2, 1, 4]]),
+    pytest.param(2, [1, 1, 4], id="whose-layers-are-cut-across-two"),
+    pytest.param(4, [2, 2, 2], id="whose-prompts-are-cut-across-four"),
   ],
 )
 def test_three_updates_are_those_of_one_process(
-  tmp_path, cache, processes, meshes
+  tmp_path, cache, updated, processes, sizes
 ):
-  """On fixed rollouts; the second mesh cuts layers across processes."""
-  wide = {"JAX_ENABLE_X64": "1"}
-  one = cases.start(
-    ["updates", str(tmp_path / "one.npz"), "[[1, 1, 1]]"],
-    cases.environment(cache, devices=1, **wide),
-  )
+  """On fixed rollouts."""
   where = f"localhost:{cases.port()}"
   many = [
     cases.start(
       [
-        *("updates", str(tmp_path / "many.npz"), json.dumps(meshes)),
+        *("updates", str(tmp_path / "many.npz"), json.dumps(sizes)),
         *(where, str(processes), str(i)),
       ],
-      cases.environment(cache, **wide),
+      cases.environment(cache, **WIDE),
     )
     for i in range(processes)
   ]
-  for code, said in cases.ends([one, *many]):
+  for code, said in cases.ends(many):
     assert code == 0, said
-  one, many = np.load(tmp_path / "one.npz"), np.load(tmp_path / "many.npz")
-  for sizes in meshes:
-    for name, want in one.items():
-      got = many[name.replace("[1, 1, 1]", str(sizes), 1)]
-      np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+  found = np.load(tmp_path / "many.npz")
+  assert found.files == updated.files
+  for name, want in updated.items():
+    np.testing.assert_allclose(found[name], want, rtol=0, atol=1e-5)
 
 
 def test_a_lost_process_ends_the_others_and_the_restart_resumes(
