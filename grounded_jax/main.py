@@ -33,7 +33,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
-from grounded_jax import config
+from grounded_jax import config, files
 from grounded_jax.records import TASKS, Preempted, UserError, absence
 
 # Each mode with the flags that it reads besides --config and --workdir.
@@ -365,7 +365,7 @@ def run(argv: Sequence[str]) -> None:
   options = {name: values[name].value for name in MODES[mode]}
   if experiment is not None:
     workdir = values["workdir"].value or f"runs/{experiment.name}"
-    options |= {"experiment": experiment, "workdir": pathlib.Path(workdir)}
+    options |= {"experiment": experiment, "workdir": files.folder(workdir)}
   if mode not in TOGETHER:
     _do(mode, options)
     return

@@ -3,8 +3,9 @@
 #
 #   scripts/run_host.sh python -m grounded_jax.main --config=... --workdir=...
 #
-# Ends with the code of the process, and with 75, which asks for a start of all
-# hosts anew, where jax has ended it because another process was lost.
+# Ends with the code of the process, or with 75, which asks for a start of all
+# hosts anew, where jax has ended it because another process was lost.  With
+# CODE_FILE set the code is written there too, once it has ended.
 set -u
 
 "$@" &
@@ -24,4 +25,5 @@ if [ "$code" -eq 134 ]; then # SIGABRT
  the same command on all hosts goes on from the last checkpoint." >&2
   code=75
 fi
+if [ -n "${CODE_FILE:-}" ]; then printf '%s\n' "$code" >"$CODE_FILE"; fi
 exit "$code"

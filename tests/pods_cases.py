@@ -4,16 +4,19 @@ python tests/pods_cases.py run ARGUMENTS      grounded_jax.main, with a reward
                                               that gives random weights a
                                               gradient
 python tests/pods_cases.py updates OUT MESH COORDINATOR PROCESSES PROCESS
+python tests/pods_cases.py moved FOLDER       a checkpoint from mesh to mesh
 """
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEVICES = 2  # of each process
@@ -79,6 +82,14 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
   """The exit code of each and what it told people."""
   said = [process.communicate(timeout=300)[1] for process in processes]
   return [(p.returncode, s) for p, s in zip(processes, said, strict=True)]
+
+
+def seconds_after(process: subprocess.Popen, other: subprocess.Popen) -> float:
+  """How long a process lives on once the other has ended."""
+  other.wait(timeout=300)
+  began = time.monotonic()
+  process.wait(timeout=300)
+  return time.monotonic() - began
 
 
 def run(arguments: list[str]) -> int:
@@ -157,7 +168,46 @@ def updates(path: str, sizes: str, *pod: str) -> None:
       np.savez(path, **{name(k): np.asarray(leaf) for k, leaf in leaves})
 
 
+def moved(folder: str) -> None:
+  """A checkpoint of eight devices is, on any mesh, the same bits."""
+  import jax
+  import mesh_cases
+  import numpy as np
+
+  from grounded_jax import checkpoint, config, mesh, model, optim
+
+  decoder = mesh_cases.decoder(False)
+  tx = optim.make(config.Optimizer(kind="muon"), 3)
+  _, params = model.init(decoder, jax.random.key(0), "float32")
+  axes = model.logical_axes(decoder)
+  rng = np.random.default_rng(0)  # moments that are not zero
+
+  def noisy(x):
+    x = np.asarray(x)
+    return rng.normal(size=x.shape).astype(x.dtype) if x.ndim else x
+
+  before = jax.tree.map(noisy, jax.device_get(optim.init(tx, params)))
+  for done, sizes in enumerate([(1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 1, 1)]):
+    devices = np.array(jax.devices()[: math.prod(sizes)]).reshape(sizes)
+    here = jax.sharding.Mesh(devices, mesh.AXES)
+    blank = jax.tree.map(jax.numpy.zeros_like, params)
+    blank = jax.device_put(blank, mesh.shardings(here, axes, params))
+    with checkpoint.open_manager(pathlib.Path(folder), "only", 9) as manager:
+      at = checkpoint.begin(manager, tx, blank, with_reference=False)
+      assert (at.step, at.cursor) == (done, 10 * done)
+      state = at.state
+      if not done:
+        put = lambda x, to: jax.device_put(x, to.sharding)
+        state = jax.tree.map(put, before, at.like)
+      jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state))
+      leaves, likes = map(jax.tree.leaves, (state, at.like))
+      for leaf, like in zip(leaves, likes, strict=True):
+        assert leaf.sharding == like.sharding
+      step = done + 1
+      checkpoint.save(manager, state, step=step, cursor=10 * step, config={})
+
+
 if __name__ == "__main__":
   if sys.argv[1] == "run":
     sys.exit(run(sys.argv[2:]))
-  updates(*sys.argv[2:])
+  {"updates": updates, "moved": moved}[sys.argv[1]](*sys.argv[2:])

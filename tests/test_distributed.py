@@ -44,10 +44,10 @@ def updated(tmp_path_factory, cache):
 
 
 def pod(workdir, cache, *arguments, signals=""):
-  """The ends of a run of two processes, in their order."""
+  """A run of two processes, in their order."""
   env = cases.environment(cache, **{cases.SIGNALS: signals or "-1,-1,-1"})
   command = [*cases.RUN, f"--workdir={workdir}", *arguments]
-  return cases.ends(cases.pod(2, command, env))
+  return cases.pod(2, command, env)
 
 
 def assert_same_run(workdir, other):
@@ -109,24 +109,27 @@ def test_three_updates_are_those_of_one_process(
 def test_a_lost_process_ends_the_others_and_the_restart_resumes(
   tmp_path, cache, alone
 ):
-  ends = pod(tmp_path, cache, signals=f"1,3,{int(signal.SIGKILL)}")
+  processes = pod(tmp_path, cache, signals=f"1,3,{int(signal.SIGKILL)}")
+  assert cases.seconds_after(*processes) < 60
+  ends = cases.ends(processes)
   assert [code for code, _ in ends] == [main.RESTART, 128 + signal.SIGKILL]
   assert "Another process of this run was lost" in ends[0][1]
   assert checkpoint.steps(tmp_path, "stage1")[-1] == 2
-  for code, said in pod(tmp_path, cache):
+  for code, said in cases.ends(pod(tmp_path, cache)):
     assert code == 0, said
   assert_same_run(tmp_path, alone)
 
 
 def test_sigterm_to_one_process_saves_the_step_of_all(tmp_path, cache, alone):
   """The rest is done by one process, on another mesh."""
-  ends = pod(
+  processes = pod(
     tmp_path,
     cache,
     *("--config.mesh.fsdp=1", "--config.mesh.tensor=4"),
     "--config.stages.stage1.save_every=100",
     signals=f"1,2,{int(signal.SIGTERM)}",
   )
+  ends = cases.ends(processes)
   assert [code for code, _ in ends] == [main.RESTART] * 2, ends
   (saved,) = checkpoint.steps(tmp_path, "stage1")
   assert 2 <= saved < cases.STEPS
@@ -146,3 +149,20 @@ def test_sigterm_to_a_process_alone_is_a_checkpoint(tmp_path, cache, alone):
   ((code, said),) = cases.ends([cases.start(command, env)])
   assert (code, checkpoint.steps(tmp_path, "stage1")[-1]) == (main.RESTART, 2)
   assert "stage1 is saved after step 2" in said
+
+
+def test_a_checkpoint_holds_the_same_bits_on_every_mesh(tmp_path, cache):
+  """From eight devices to eight otherwise, and to one; the optimiser's too."""
+  env = cases.environment(cache, devices=8)
+  ((code, said),) = cases.ends([cases.start(["moved", str(tmp_path)], env)])
+  assert code == 0, said
+  assert checkpoint.steps(tmp_path, "only") == [1, 2, 3, 4]
+
+
+def test_no_prompt_of_an_epoch_is_drawn_twice_or_left_out(alone):
+  """What pods draw is what `alone` draws, on other numbers of processes."""
+  steps = [log.read_jsonl(path) for path in (alone / "rollouts").iterdir()]
+  drawn = [dict.fromkeys(row["id"] for row in rows) for rows in steps]
+  assert [len(names) for names in drawn] == [4] * cases.STEPS
+  # 23 prompts an epoch, 24 draws.
+  assert len({name for names in drawn for name in names}) == 23
