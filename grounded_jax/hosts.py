@@ -122,11 +122,19 @@ def fetch(tree: Any, layout: NamedSharding, rows: np.ndarray) -> Any:
   return jax.tree.map(held, tree)
 
 
+def whole(tree: Any) -> Any:
+  """Every array of the tree with all of its rows, on the host.
+
+  For small ones that all processes go by.
+  """
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def put(x: Any, layout: NamedSharding) -> jax.Array:
   """An array that every process has whole, each placing its devices' part."""
   if jax.process_count() == 1:
     return jax.device_put(x, layout)
-  whole = np.asarray(x)
-  return jax.make_array_from_callback(
-    whole.shape, layout, lambda index: whole[index]
-  )
+  x = np.asarray(x)
+  return jax.make_array_from_callback(x.shape, layout, lambda index: x[index])
