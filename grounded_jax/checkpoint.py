@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
-from grounded_jax import log, optim, types
+from grounded_jax import files, log, optim, types
 from grounded_jax.records import UserError, reading
 
 policies = ocp.checkpoint_managers
@@ -71,8 +71,13 @@ def open_manager(
     cleanup_tmp_directories=True,
   )
   return ocp.CheckpointManager(
-    (workdir / stage / "checkpoints").absolute(), options=options
+    _whole(workdir / stage / "checkpoints"), options=options
   )
+
+
+def _whole(path: pathlib.Path) -> pathlib.Path:
+  """The path as Orbax takes it, which knows no working directory."""
+  return path if files.in_a_bucket(path) else path.absolute()
 
 
 def save(
@@ -235,7 +240,7 @@ def find(path: str, *, best: bool = False) -> pathlib.Path:
   Raises:
     UserError: no such path, or no checkpoint there.
   """
-  root = pathlib.Path(path).expanduser()
+  root = files.folder(path).expanduser()
   if not root.is_dir():
     raise UserError(
       f"No checkpoint at {path}: there is no such directory; name a workdir"
@@ -281,7 +286,7 @@ def restore_params(path: pathlib.Path, like: Any) -> Any:
   Raises:
     UserError: the checkpoint holds a model of another shape, or is damaged.
   """
-  folder = (path / "params").absolute()
+  folder = _whole(path / "params")
   damaged = reading(f"The checkpoint {path}", "name another one")
   with damaged, ocp.StandardCheckpointer() as reader:
     saved = _shapes(reader.metadata(folder).item_metadata.tree)
@@ -319,6 +324,8 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
 
 def check_workdir(workdir: pathlib.Path) -> None:
   """Raises UserError if a workdir can be neither written nor made."""
+  if files.in_a_bucket(workdir):
+    return
   there = next(p for p in (workdir, *workdir.parents) if p.exists())
   if not there.is_dir():
     raise UserError(f"{there} is a file: give --workdir a directory.")
@@ -340,7 +347,9 @@ def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   ]
   if not metas:
     return
-  newest = max(metas, key=lambda path: path.stat().st_mtime)
+  # Each was held to those before it; the newest is what to name, if any.
+  age = lambda path: path.stat().st_mtime
+  newest = metas[-1] if files.in_a_bucket(workdir) else max(metas, key=age)
   with reading(str(newest), "use another --workdir"):
     saved = log.read_json(newest)["config"]
   path = _difference(saved, json.loads(json.dumps(config)))

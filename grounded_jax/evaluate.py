@@ -18,6 +18,7 @@ from jaxtyping import Float
 from grounded_jax import (
   config,
   consistency,
+  hosts,
   pipeline,
   sampler,
   scoring,
@@ -25,6 +26,7 @@ from grounded_jax import (
   stops,
   text,
   trust_score,
+  types,
   verifiers,
 )
 from grounded_jax import policy as policy_lib
@@ -166,14 +168,17 @@ def answers(
   data: config.Data,
   seed: int,
 ) -> list[Answer]:
-  """The policy's answer to each prompt, in batches of `cfg.batch`."""
+  """The policy's answer to each prompt, in batches of `cfg.batch`.
+
+  Each process reads those of its own rows, and tells the others.
+  """
   length = pipeline.bucket(max(len(ids) for _, ids in fitted), data)
   keys = [pipeline.key(example.id) for example, _ in fitted]
   batch = min(cfg.batch, len(fitted))
   batch += -batch % policy.layout.ways
   weights = policy.for_sampling(params)
   stop = stops.parse(cfg.stop)
-  out = []
+  written = {}  # of each prompt: the completion and its confidence
   for start in range(0, len(fitted), batch):
     rows = list(range(start, min(start + batch, len(fitted))))
     # The last batch repeats a prompt: one shape, one compilation.
@@ -181,7 +186,7 @@ def answers(
     prompts = pipeline.pack(
       [fitted[i][1] for i in filled], [keys[i] for i in filled], length
     )
-    rollout = policy_lib.draw(
+    begun = policy_lib.begin(
       policy,
       weights,
       prompts,
@@ -195,25 +200,34 @@ def answers(
       top_k=cfg.top_k,
       top_p=cfg.top_p,
       min_p=cfg.min_p,
-      stop=stop,
     )
+    own, rollout = policy_lib.fetch(policy, begun, stop)
     texts = policy_lib.completions(policy, rollout, data, stop)
-    for row, i in enumerate(rows):
-      example, ids = fitted[i]
-      sampled = rollout.sampled[row, 0]
-      out.append(
-        Answer(
-          example=example,
-          prompt=ids,
-          completion=texts[row][0],
-          confidence=confidence(
-            rollout.tokens[row, 0][sampled].tolist(),
-            rollout.logp[row, 0][sampled],
-            policy.tokenizer.decode,
-          ),
-        )
-      )
-  return out
+    for at, row in enumerate(own.tolist()):
+      if row < len(rows):
+        sure = _sure(policy, rollout, at)
+        written[rows[row]] = (texts[at][0], sure)
+  for told in hosts.every(written):
+    written |= told
+  return [
+    Answer(
+      example=example,
+      prompt=ids,
+      completion=written[i][0],
+      confidence=written[i][1],
+    )
+    for i, (example, ids) in enumerate(fitted)
+  ]
+
+
+def _sure(policy: policy_lib.Policy, rollout: types.Rollout, row: int) -> float:
+  """The confidence of a prompt's only completion."""
+  sampled = rollout.sampled[row, 0]
+  return confidence(
+    rollout.tokens[row, 0][sampled].tolist(),
+    rollout.logp[row, 0][sampled],
+    policy.tokenizer.decode,
+  )
 
 
 def confidence(

@@ -69,6 +69,22 @@ def find(name: str, *, weights: bool = True) -> Found:
   return _on_hub(name, weights)
 
 
+def folder(name: str) -> pathlib.Path:
+  """A run's directory: on disk, or in a bucket, where an epath stands for it.
+
+  It has pathlib's methods; what it has not is said by `in_a_bucket`.
+  """
+  scheme, _, rest = name.partition(":")
+  if scheme in _BUCKETS and rest.startswith("//"):
+    return epath.Path(name)
+  return pathlib.Path(name)
+
+
+def in_a_bucket(path: pathlib.Path) -> bool:
+  """Whether a directory has no permissions, no appending and no `absolute`."""
+  return not isinstance(path, pathlib.Path)
+
+
 def _directory(path: pathlib.Path) -> Found:
   ggufs = sorted(path.glob("*.gguf"))
   if (path / "config.json").is_file() or not ggufs:

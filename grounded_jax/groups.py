@@ -9,10 +9,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from grounded_jax import config, grpo, sampler, text, types
+from grounded_jax import config, grpo, hosts, sampler, text, types
 from grounded_jax.records import Completion, Example, Score
 
 Scorer = Callable[[Sequence[Example], Sequence[Completion]], list[Score]]
@@ -87,7 +88,7 @@ def scored(
   score: Scorer,
 ) -> Groups:
   """The groups with the score of each completion."""
-  p, g = len(examples), len(completions[0])
+  p, g, _ = rollout.tokens.shape
   flat = score(
     [example for example in examples for _ in range(g)],
     [completion for group in completions for completion in group],
@@ -105,6 +106,50 @@ def scored(
       for name in names
     },
   )
+
+
+def gathered(
+  own: Groups,
+  rows: np.ndarray,
+  examples: Sequence[Example],
+  prompts: types.PromptBatch,
+) -> Groups:
+  """The groups of all processes, in the order of their prompts.
+
+  What they hold of a completion is told, since a group that a step keeps may
+  be learned from on another host; prompts every process has.
+
+  Args:
+    own: the groups of this process.
+    rows: which of the prompts they are of.
+    examples: of all groups.
+    prompts: of all groups.
+  """
+  told = hosts.every((rows, own.rollout, own.completions, own.total, own.parts))
+  if len(told) == 1:
+    return own
+  whole = concatenate(
+    [
+      Groups(
+        examples=tuple(examples[row] for row in some),
+        prompts=prompts_at(prompts, some),
+        rollout=rollout,
+        completions=completions,
+        total=total,
+        parts=parts,
+      )
+      for some, rollout, completions, total, parts in told
+    ]
+  )
+  order = np.argsort(np.concatenate([some for some, *_ in told]))
+  return whole.take(order.tolist())
+
+
+def prompts_at(
+  prompts: types.PromptBatch, rows: np.ndarray
+) -> types.PromptBatch:
+  """These of the prompts."""
+  return jax.tree.map(lambda x: x[rows], prompts)
 
 
 def shuffled(groups: Groups, seed: Sequence[int]) -> Groups:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from grounded_jax import (
   config,
+  hosts,
   lessons,
   log,
   mesh,
@@ -99,7 +100,7 @@ def records(
     verifiers.make(judge),
     confirm=judge.kind != "lexical",
   )
-  if counts.computed:
+  if counts.computed and hosts.first():
     log.say(
       f"{source.path}: {counts.computed} of {counts.read} records lack"
       " answers_found; it was computed, for claims by the verifier"

@@ -1,7 +1,8 @@
 """What a run leaves in its workdir, and what it finds there when it resumes.
 
 config.json, metrics.jsonl, TensorBoard events, rollouts/, eval/, summary.json
-and the checkpoints of each stage.
+and the checkpoints of each stage.  The first process alone writes them, but for
+checkpoints, which all write together; what it finds all go by.
 """
 
 import contextlib
@@ -19,15 +20,17 @@ from grounded_jax import (
   checkpoint,
   compiles,
   config,
+  distributed,
   evaluate,
   groups,
+  hosts,
   inputs,
   log,
   scoring,
   types,
 )
 from grounded_jax import policy as policy_lib
-from grounded_jax.records import UserError
+from grounded_jax.records import Preempted, UserError
 
 _WARM = 2  # steps that compile, before a trace begins
 # What metrics.jsonl has of an evaluation after a step.
@@ -108,18 +111,25 @@ class Journal:
     self._tracing = False
     self._steps = 0  # done by this process
     self._pending = None  # the step whose evaluations may still come
+    self._elapsed = 0.0
+    self._metrics = None  # of the first process alone
     done = {stage.name: self.done(stage) for stage in experiment.stages}
-    self._forget(done)
-    log.write_json(workdir / "config.json", self._config)
-    # Steps after the last checkpoint are done again.
-    self._metrics = log.Metrics(
-      workdir, lambda row: row["step"] <= done.get(row["stage"], 0)
-    )
-    rows = log.read_metrics(workdir)
-    self._elapsed = rows[-1]["elapsed"] if rows else 0.0
+    hosts.once(lambda: self._open(done))
     self._began = time.monotonic()
     self._compiles = compiles.Counter()
+    self._notice = distributed.Notice()
     self.progress = log.Progress(console)
+
+  def _open(self, done: Mapping[str, int]) -> None:
+    """Goes on with the files, as they were after the steps `done`."""
+    self._forget(done)
+    log.write_json(self.workdir / "config.json", self._config)
+    # Steps after the last checkpoint are done again.
+    self._metrics = log.Metrics(
+      self.workdir, lambda row: row["step"] <= done.get(row["stage"], 0)
+    )
+    rows = log.read_metrics(self.workdir)
+    self._elapsed = rows[-1]["elapsed"] if rows else 0.0
 
   def _forget(self, done: Mapping[str, int]) -> None:
     """Removes the evaluations after steps that are done again.
@@ -142,16 +152,18 @@ class Journal:
     self.progress.note(f"Trace written to {self.workdir / 'profile'}.")
 
   def _write_step(self, evaluated: Mapping[str, float]) -> None:
-    if self._pending:
+    if self._pending and self._metrics:
       self._metrics.write(*self._pending, evaluated)
-      self._pending = None
+    self._pending = None
 
   def close(self) -> None:
     self._write_step({})
     if self._tracing:  # a run shorter than the trace
       self._stop_trace()
-    self._metrics.close()
+    if self._metrics:
+      self._metrics.close()
     self._compiles.close()
+    self._notice.close()
     self.progress.close()
 
   def opening(self) -> None:
@@ -168,7 +180,9 @@ class Journal:
 
   def done(self, stage: config.Stage) -> int:
     """The step of the stage's last checkpoint; 0 if it has none."""
-    return max(checkpoint.steps(self.workdir, stage.name), default=0)
+    return hosts.once(
+      lambda: max(checkpoint.steps(self.workdir, stage.name), default=0)
+    )
 
   def elapsed(self) -> float:
     """Seconds that the run has taken, those before a restart included."""
@@ -199,7 +213,7 @@ class Journal:
   ) -> None:
     """Stores some steps' completions with each part of their reward."""
     every = stage.log_rollouts
-    if every and (step == 1 or step % every == 0):
+    if hosts.first() and every and (step == 1 or step % every == 0):
       path = self.workdir / "rollouts" / f"{stage.name}-{step:06d}.jsonl"
       log.write_jsonl(path, list(groups.rows(drawn)))
 
@@ -217,8 +231,11 @@ class Journal:
 
     What is evaluated is saved, so that the best checkpoint exists; the step's
     row is written before, so that no saved step lacks one.
+
+    Raises:
+      Preempted: the run was told to end; all up to here is saved.
     """
-    last = step == stage.steps
+    last, told = step == stage.steps, self._notice.reached(self._steps)
     trust, evaluated = None, {}
     for item in self.experiment.evals:
       if last or (item.every and step % item.every == 0):
@@ -228,7 +245,8 @@ class Journal:
           f"eval/{item.name}/{name}": result[name] for name in _LOGGED
         }
     self._write_step(evaluated)
-    if last or trust is not None or step % stage.save_every == 0:
+    due = last or trust is not None or step % stage.save_every == 0
+    if due or told:
       checkpoint.save(
         saves,
         state,
@@ -238,6 +256,12 @@ class Journal:
         reference=reference,
         sampler=sampler,
         metrics=None if trust is None else {"trust": trust},
+      )
+    if told:
+      saves.wait_until_finished()
+      raise Preempted(
+        f"Told to end: {stage.name} is saved after step {step}. The same"
+        " command goes on from there."
       )
 
   def evaluate(self, stage: config.Stage, step: int, params: Any) -> None:
@@ -249,7 +273,7 @@ class Journal:
     self, item: config.Eval, stage: config.Stage, step: int, params: Any
   ) -> dict[str, Any]:
     path = self._evaluation(item.name, stage, step)
-    if stored := _stored(path):
+    if stored := hosts.once(lambda: _stored(path)):
       return stored
     result = evaluate.run(
       self.policy,
@@ -260,10 +284,12 @@ class Journal:
       rewards=stage.rewards,
       seed=self.experiment.seed,
     )
-    # The numbers last: they say that the outputs are complete.
-    log.write_jsonl(path.with_suffix(".jsonl"), result.records)
-    log.write_json(path, result.metrics)
-    self._metrics.scalars(f"eval/{item.name}", stage.name, step, result.metrics)
+    if self._metrics:
+      # The numbers last: they say that the outputs are complete.
+      log.write_jsonl(path.with_suffix(".jsonl"), result.records)
+      log.write_json(path, result.metrics)
+      about = f"eval/{item.name}"
+      self._metrics.scalars(about, stage.name, step, result.metrics)
     self.progress.note(
       f"{stage.name}  step {step}  {item.name}  {scoring.line(result.metrics)}"
     )

@@ -90,10 +90,14 @@ class Metrics:
     # Here, because tensorboardX imports torch where torch is installed.
     import tensorboardX
 
-    rows = [row for row in read_metrics(workdir) if keep(row)]
-    write_jsonl(workdir / "metrics.jsonl", rows)
-    self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-    self._events = tensorboardX.SummaryWriter(str(workdir / "events"))
+    self._path = workdir / "metrics.jsonl"
+    self._rows = [row for row in read_metrics(workdir) if keep(row)]
+    write_jsonl(self._path, self._rows)
+    # In a bucket, where nothing can be appended, there are no events.
+    self._events = self._file = None
+    if isinstance(workdir, pathlib.Path):
+      self._file = self._path.open("a", encoding="utf-8")
+      self._events = tensorboardX.SummaryWriter(str(workdir / "events"))
 
   def write(
     self,
@@ -104,6 +108,10 @@ class Metrics:
   ) -> None:
     """Appends one step; what was `evaluated` after it to the file alone."""
     row = {"stage": stage, "step": step, **values, **evaluated}
+    if self._file is None:
+      self._rows.append(row)
+      write_jsonl(self._path, self._rows)
+      return
     self._file.write(dumps(row) + "\n")
     self._file.flush()
     for name, value in values.items():
@@ -114,12 +122,13 @@ class Metrics:
   ) -> None:
     """Shows an evaluation's numbers in TensorBoard."""
     for key, value in values.items():
-      if type(value) is float:
+      if self._events and type(value) is float:
         self._events.add_scalar(f"{stage}/{name}/{key}", value, step)
 
   def close(self) -> None:
-    self._file.close()
-    self._events.close()
+    if self._file:
+      self._file.close()
+      self._events.close()
 
 
 def say(note: str) -> None:

@@ -15,7 +15,12 @@
   --mode=plan    memory of each device, for a config and a mesh of any size
 
 A result is JSON on stdout, and a table on stderr.  A mistake in the command
-ends with exit code 2 and one sentence.
+ends with exit code 2 and one sentence; a run that was told to end (SIGTERM) has
+saved and ends with 75: the same command goes on.
+
+Of a run on several hosts each starts the same command.  On a TPU pod, under
+Slurm and under Open MPI they find each other; elsewhere each is told
+  --coordinator=HOST:PORT --processes=N --process_id=I
 """
 
 import importlib.util
@@ -29,8 +34,8 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
-from grounded_jax import config
-from grounded_jax.records import TASKS, UserError, absence
+from grounded_jax import config, files
+from grounded_jax.records import TASKS, Preempted, UserError, absence
 
 # Each mode with the flags that it reads besides --config and --workdir.
 MODES = {
@@ -64,8 +69,12 @@ MODES = {
   "plan": ("devices", "hbm_gb"),
   "compile": ("topology",),
 }
+# Modes that may run on several hosts, with the flags that say which they are.
+TOGETHER = ("train", "eval")
+HOSTS = ("coordinator", "processes", "process_id")
 LATER = ("prepare", "report")
 WITHOUT_CONFIG = ("score",)
+RESTART = 75  # exit code (EX_TEMPFAIL) of a run to be started again
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -132,6 +141,7 @@ def define_flags(values: flags.FlagValues) -> None:
     "export: of the weights. Default: that of the model's own files.",
   )
   _define_plan(values)
+  _define_hosts(values)
   switch("adapter", "export: the LoRA adapter alone, as PEFT reads it.")
   switch("help", "Show this help.", "h")
 
@@ -186,6 +196,25 @@ def _define_plan(values: flags.FlagValues) -> None:
     "compile: the TPUs, like v5e:4x4 or v5p:2x2x1. Needs the extra [tpu].",
     flag_values=values,
   )
+
+
+def _define_hosts(values: flags.FlagValues) -> None:
+  """Declares which process of which run this is, where no pod says it."""
+  flags.DEFINE_string(
+    "coordinator",
+    "",
+    "train, eval: HOST:PORT of the run's first process.",
+    flag_values=values,
+  )
+  number = lambda name, default, doc: flags.DEFINE_integer(
+    name, default, doc, 0, flag_values=values
+  )
+  number(
+    "processes",
+    0,
+    "train, eval: processes of the run. 0 = as a pod says; 1 = this one alone.",
+  )
+  number("process_id", None, "train, eval: which of them this is, from 0.")
 
 
 def take(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
@@ -321,6 +350,11 @@ def check_flags(values: flags.FlagValues, experiment) -> None:
     for name in names:
       if values[name].present and name not in MODES[mode]:
         raise UserError(f"--{name} is for --mode={other}, not --mode={mode}.")
+  for name in HOSTS:
+    if values[name].present and mode not in TOGETHER:
+      raise UserError(
+        f"--{name} is for --mode={' and '.join(TOGETHER)}, not --mode={mode}."
+      )
   if experiment is None and mode not in WITHOUT_CONFIG:
     raise UserError(
       f"--mode={mode} needs --config=FILE.py, for example"
@@ -335,13 +369,24 @@ def run(argv: Sequence[str]) -> int:
     return 0
   values, experiment = parse(argv)
   check_flags(values, experiment)
-  # Here, so that --help and mistakes do not wait for jax.
-  from grounded_jax import modes
-
-  options = {name: values[name].value for name in MODES[values["mode"].value]}
+  mode = values["mode"].value
+  options = {name: values[name].value for name in MODES[mode]}
   if experiment is not None:
     workdir = values["workdir"].value or f"runs/{experiment.name}"
-    options |= {"experiment": experiment, "workdir": pathlib.Path(workdir)}
+    options |= {"experiment": experiment, "workdir": files.folder(workdir)}
+  if mode not in TOGETHER:
+    return _do(mode, options)
+  # Here, so that --help and mistakes do not wait for jax.
+  from grounded_jax import distributed
+
+  with distributed.together(*(values[name].value for name in HOSTS)):
+    return _do(mode, options)
+
+
+def _do(mode: str, options: dict) -> int:
+  """Does a mode, with its options; 1 if the answer is no."""
+  from grounded_jax import modes
+
   code = {
     "train": modes.train,
     "eval": modes.evaluate,
@@ -352,7 +397,7 @@ def run(argv: Sequence[str]) -> int:
     "export": modes.export,
     "plan": modes.plan,
     "compile": modes.compile_for,
-  }[values["mode"].value](**options)
+  }[mode](**options)
   return code or 0
 
 
@@ -385,6 +430,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = f"{error.filename}: " if error.filename else ""
     print(f"{where}{error.strerror or error}", file=sys.stderr)
     return 2
+  except Preempted as notice:
+    print(notice, file=sys.stderr)
+    return RESTART
   except KeyboardInterrupt:
     print(
       "Stopped. The same command resumes from the last checkpoint.",

@@ -73,7 +73,7 @@ def evaluate(
   """
   from grounded_jax import checkpoint as checkpoint_lib
   from grounded_jax import evaluate as evaluate_lib
-  from grounded_jax import inputs, variants
+  from grounded_jax import hosts, inputs, variants
   from grounded_jax import policy as policy_lib
 
   if not experiment.evals:
@@ -84,7 +84,7 @@ def evaluate(
     counterfactual=counterfactual,
     remove_evidence=remove_evidence,
   )
-  checkpoint_lib.check_workdir(workdir)
+  hosts.once(lambda: checkpoint_lib.check_workdir(workdir))
   stages = experiment.stages
   rewards = stages[-1].rewards if stages else config.Rewards()
   origin = _origin(workdir, checkpoint)
@@ -100,22 +100,25 @@ def evaluate(
   results = {}
 
   def keep(name: str, result: evaluate_lib.Result) -> None:
-    path = workdir / "eval" / f"{name}.json"
-    log.write_jsonl(path.with_suffix(".jsonl"), result.records)
-    log.write_json(path, result.metrics)
     results[name] = result.metrics
+    if hosts.first():
+      path = workdir / "eval" / f"{name}.json"
+      log.write_jsonl(path.with_suffix(".jsonl"), result.records)
+      log.write_json(path, result.metrics)
 
   for item in experiment.evals:
     fitted = found.evals[item.name]
     base = evaluate_lib.run(policy, params, fitted, item, **common)
     keep(item.name, base)
-    _table(item.name, base.metrics)
-    _people().print(_beside(base.metrics["extras"]))
     for made in changed[item.name]:
       result = variants.run(policy, params, made, base, item, **common)
       keep(made.name, result)
-    _changes(item.name, [results[made.name] for made in changed[item.name]])
-  _result(results)
+    if hosts.first():
+      _table(item.name, base.metrics)
+      _people().print(_beside(base.metrics["extras"]))
+      _changes(item.name, [results[made.name] for made in changed[item.name]])
+  if hosts.first():
+    _result(results)
 
 
 def _origin(workdir: pathlib.Path, checkpoint: str) -> pathlib.Path | None:

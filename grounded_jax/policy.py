@@ -17,6 +17,7 @@ from grounded_jax import (
   attention,
   chips,
   config,
+  hosts,
   lora,
   pipeline,
   refill,
@@ -116,7 +117,7 @@ def load(
   )
   if checkpoint is not None:
     return policy, _restore(checkpoint, shapes, layout)
-  return policy, jax.device_put(lora.init(shapes, key), layout)
+  return policy, _spread(lora.init(shapes, key), layout)
 
 
 def _restore(checkpoint: pathlib.Path, shapes: Any, layout: Any) -> Any:
@@ -134,7 +135,12 @@ def _weights(
   """The model's own weights: of its files, or random without any."""
   if cfg.path:
     return weights.load(cfg, shapes, layout)
-  return jax.device_put(_random(decoder, cfg.param_dtype, key), layout)
+  return _spread(_random(decoder, cfg.param_dtype, key), layout)
+
+
+def _spread(tree: Any, layout: Any) -> Any:
+  """Arrays that every process has made alike, over all of the devices."""
+  return jax.tree.map(hosts.put, tree, layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -144,10 +150,13 @@ def _random(decoder: config.Decoder, dtype: str, key: jax.Array) -> Any:
 
 
 def put(rows: jax.sharding.NamedSharding, tree: Any) -> Any:
-  """The host arrays of `tree`, their first axis cut as `rows`."""
+  """The host arrays of `tree`, their first axis cut as `rows`.
+
+  Every process has them whole.
+  """
   whole = jax.sharding.NamedSharding(rows.mesh, jax.sharding.PartitionSpec())
   return jax.tree.map(
-    lambda x: jax.device_put(x, rows if np.ndim(x) else whole), tree
+    lambda x: hosts.put(x, rows if np.ndim(x) else whole), tree
   )
 
 
@@ -227,16 +236,14 @@ def _slots(
   )
 
 
-def draw(
-  policy: Policy,
-  weights: Any,
-  prompts: types.PromptBatch,
-  stop: Sequence[str] = (),
-  **options: Any,
-) -> types.Rollout:
-  """What `begin` begins with these options, on the host, cut at `stop`."""
-  begun = begin(policy, weights, prompts, **options)
-  return stops.cut(policy.tokenizer, jax.device_get(begun), stop)
+def fetch(
+  policy: Policy, begun: types.Rollout, stop: Sequence[str] = ()
+) -> tuple[np.ndarray, types.Rollout]:
+  """Which rows are this process's, and them on the host, cut at `stop`."""
+  layout = policy.layout.rows
+  rows = hosts.share(layout, len(begun.finished))
+  rollout = hosts.fetch(begun, layout, rows)
+  return rows, stops.cut(policy.tokenizer, rollout, stop)
 
 
 def completions(

@@ -21,6 +21,10 @@ TASK_OF_DATASET = {
 }
 
 
+class Preempted(Exception):
+  """The run was told to end, and has saved."""
+
+
 class UserError(ValueError):
   """A mistake of the user's: one sentence, shown without a traceback."""
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from grounded_jax import blocks, slots, types
+from grounded_jax import blocks, hosts, slots, types
 
 # The number of a completion's tokens at which its text ends it, if it does.
 Stopped = Callable[[Sequence[int]], int | None]
@@ -145,7 +145,7 @@ class _Stream:
       begun.append((free[:n], rows, self._read(free[:n], rows)))
       self.waiting, free = self.waiting + n, free[n:]
     for taken, rows, drawn in begun:
-      keys, token, logp = jax.device_get(drawn)
+      keys, token, logp = hosts.whole(drawn)
       every = np.arange(self.options.group)
       for k, (slot, i) in enumerate(zip(taken, rows.tolist(), strict=True)):
         wide.fill(
@@ -184,7 +184,7 @@ class _Stream:
       tuple(part.rows for part in parts),
       np.int32(self.entry),
     )
-    rows, done, out = jax.device_get((rows, done, out))
+    rows, done, out = hosts.whole((rows, done, out))
     self.entry = (self.entry + int(done)) % self.options.room
     widths = [part.width for part in parts]
     computed = int(done) * self.options.slots * sum(widths)

@@ -14,6 +14,7 @@ from concurrent import futures
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 import rich.console
 
@@ -23,6 +24,7 @@ from grounded_jax import (
   config,
   groups,
   grpo,
+  hosts,
   inputs,
   journal,
   lessons,
@@ -41,6 +43,7 @@ from grounded_jax import (
 )
 from grounded_jax import policy as policy_lib
 from grounded_jax import tokenizer as tokenizer_lib
+from grounded_jax.records import UserError
 
 Stopwatch = journal.Stopwatch
 
@@ -65,7 +68,9 @@ def run(
   Raises:
     UserError: the experiment cannot run, or `workdir` holds another one.
   """
-  checkpoint.check_same_run(workdir, config.to_dict(experiment))
+  hosts.once(
+    lambda: checkpoint.check_same_run(workdir, config.to_dict(experiment))
+  )
   for stage in experiment.stages:
     if stage.init_from and not checkpoint.steps(workdir, stage.name):
       checkpoint.find(stage.init_from)
@@ -77,7 +82,7 @@ def run(
     workdir,
     policy,
     found.evals,
-    console or rich.console.Console(),
+    console or rich.console.Console(quiet=not hosts.first()),
     profile,
   )
   try:
@@ -88,8 +93,8 @@ def run(
         loop = {"grpo": grpo_stage, "sft": sft_stage}[stage.objective]
         params = loop(book, index, params, found.stages[index], score)
       book.evaluate(stage, stage.steps, params)
-      summary = book.write_summary()
-    page = report.write(workdir)
+      summary = hosts.once(book.write_summary)
+    page = hosts.once(lambda: report.write(workdir))
     book.progress.note(f"Done in {log.duration(summary['seconds'])}: {page}")
   finally:
     book.close()
@@ -130,6 +135,12 @@ def grpo_stage(
   """The parameters after a GRPO stage that starts from `params`."""
   stage = book.experiment.stages[index]
   cfg = stage.grpo
+  if cfg.off_policy_steps and jax.process_count() > 1:
+    # Its thread and the main one would begin collectives in any order.
+    raise UserError(
+      f"{stage.name}: grpo.off_policy_steps=1 runs in one process only: set it"
+      " to 0."
+    )
   tx = optim.make(stage.optimizer, stage.steps * cfg.iterations)
   book.progress.note(f"{stage.name}  {inputs.describe(data)}")
   judge = verifiers.make(stage.rewards.verifier)
@@ -250,26 +261,33 @@ def begin_groups(
         )
       yield examples, prompts, rollout
 
-  def fetched(rollout) -> types.Rollout:
+  def fetched(rollout) -> tuple[np.ndarray, types.Rollout]:
     with watch("sample"):
-      return stops.cut(book.policy.tokenizer, jax.device_get(rollout), stop)
+      return policy_lib.fetch(book.policy, rollout, stop)
 
-  def scored(examples, prompts, rollout) -> groups.Groups:
-    rollout = fetched(rollout) if fetch_beside else rollout
+  def scored(examples, prompts, rollout) -> tuple[groups.Groups, np.ndarray]:
+    rows, own = fetched(rollout) if fetch_beside else rollout
     # 3. Score on the host.  -> [P G]
     with watch("score"):
-      completions = policy_lib.completions(book.policy, rollout, exp.data, stop)
-      return groups.scored(examples, prompts, rollout, completions, score)
+      made = groups.scored(
+        *([examples[row] for row in rows], groups.prompts_at(prompts, rows)),
+        *(own, policy_lib.completions(book.policy, own, exp.data, stop)),
+        score,
+      )
+    return made, rows
 
   scores = []
   for examples, prompts, rollout in overlap.one_ahead(begun()):
     rollout = rollout if fetch_beside else fetched(rollout)
     with watch("score_wait"):  # the thread may hold the interpreter at once
-      scores.append(beside.submit(scored, examples, prompts, rollout))
+      future = beside.submit(scored, examples, prompts, rollout)
+      scores.append((future, examples, prompts))
 
   def finished() -> groups.Groups:
     with watch("score_wait"):
-      drawn = groups.concatenate([future.result() for future in scores])
+      drawn = groups.concatenate(
+        [groups.gathered(*own.result(), *whole) for own, *whole in scores]
+      )
     if stage.shuffle_rewards:
       return groups.shuffled(drawn, (exp.seed, index, step, purpose))
     return drawn

@@ -24,7 +24,10 @@ LAYERS = (
   ("data",),
   ("verifiers",),
   ("rewards", "trust_score"),
-  ("attention_blocks", "compiles", "kv_cache", "masked", "mesh", "types"),
+  (
+    *("attention_blocks", "compiles", "distributed", "hosts", "kv_cache"),
+    *("masked", "mesh", "types"),
+  ),
   ("attention_kernels", "softmax"),
   ("attention_decode", "attention_gpu", "attention_tpu"),
   ("attention", "draw", "grpo_loss", "lora", "optim", "packing", "rotary"),

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs one host's process of a run and says how it ended:
+#
+#   scripts/run_host.sh python -m grounded_jax.main --config=... --workdir=...
+#
+# Ends with the code of the process, or with 75, which asks for a start of all
+# hosts anew, where jax has ended it because another process was lost.  With
+# CODE_FILE set the code is written there too, once it has ended.
+set -u
+
+"$@" &
+child=$!
+trap 'kill -TERM "$child" 2>/dev/null' TERM
+trap 'kill -INT "$child" 2>/dev/null' INT
+wait "$child"
+code=$?
+# A signal to this script ends the wait, not the child.
+while kill -0 "$child" 2>/dev/null; do
+  wait "$child"
+  code=$?
+done
+
+if [ "$code" -eq 134 ]; then # SIGABRT
+  printf '%s\n' "Another process of this run was lost, so jax ended this one;\
+ the same command on all hosts goes on from the last checkpoint." >&2
+  code=75
+fi
+if [ -n "${CODE_FILE:-}" ]; then printf '%s\n' "$code" >"$CODE_FILE"; fi
+exit "$code"

@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice, from a queued resource to its deletion.
+#
+#   scripts/tpu_pod.sh NAME --bucket=gs://BUCKET/DIR [options] -- \
+#     --config=experiments/stage2.py [any option of a run]
+#
+# Creates the slice, copies the commit of this checkout to every host and
+# installs it, starts the run on all hosts and shows what the first one says,
+# starts it again where it was preempted or has lost a host, copies the workdir
+# to runs/NAME, and deletes the slice.  The run does not need this script once
+# it has been started: --steps=follow,copy,delete looks after it again.
+#
+#   --bucket=gs://BUCKET/DIR   DIR/NAME is the workdir, DIR/compiled has compiled
+#                              programs; every host reads and writes both
+#   --project=ID --zone=ZONE   of the slice (default: those of gcloud)
+#   --type=TYPE                its accelerator (default v5litepod-64)
+#   --runtime=VERSION          of its hosts (default v2-alpha-tpuv5-lite)
+#   --spot                     cheaper, and taken away at any time
+#   --restarts=N               starts after the first one (default 20)
+#   --keep                     do not delete the slice
+#   --dry-run                  print every command, run none
+#   --steps=create,install,start,follow,copy,delete   only these of them
+#
+# Needs gcloud, signed in, and a service account that may use the bucket.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() {
+  printf '%s\n' "$*" >&2
+  exit 2
+}
+
+name="" project="" zone="" bucket="" spot="" keep="" dry=""
+type=v5litepod-64 runtime=v2-alpha-tpuv5-lite restarts=20
+steps=create,install,start,follow,copy,delete
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --project=*) project="${1#*=}" ;;
+    --zone=*) zone="${1#*=}" ;;
+    --type=*) type="${1#*=}" ;;
+    --runtime=*) runtime="${1#*=}" ;;
+    --bucket=*) bucket="${1#*=}" ;;
+    --restarts=*) restarts="${1#*=}" ;;
+    --steps=*) steps="${1#*=}" ;;
+    --spot) spot=1 ;;
+    --keep) keep=1 ;;
+    --dry-run) dry=1 ;;
+    --help | -h)
+      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
+      exit 0
+      ;;
+    --) shift && break ;;
+    -*) fail "tpu_pod.sh has no option $1; --help shows those it has." ;;
+    *)
+      [ -z "$name" ] || fail "What is $1? Options of the run follow --."
+      name="$1"
+      ;;
+  esac
+  shift
+done
+[ -n "$name" ] || fail "tpu_pod.sh needs a NAME for the slice."
+[ $# -gt 0 ] || fail "tpu_pod.sh needs the run's options after --."
+[[ "$bucket" == gs://?* ]] || fail "tpu_pod.sh needs --bucket=gs://BUCKET/DIR."
+[[ "$restarts" =~ ^[0-9]+$ ]] || fail "--restarts=$restarts is no number."
+for step in ${steps//,/ }; do
+  case "$step" in
+    create | install | start | follow | copy | delete) ;;
+    *) fail "--steps has no $step; --help shows those it has." ;;
+  esac
+done
+
+place=(${project:+--project="$project"} ${zone:+--zone="$zone"})
+
+# Prints a command as a shell takes it, and runs it unless --dry-run.
+run() {
+  printf '+' >&2
+  printf ' %q' "$@" >&2
+  printf '\n' >&2
+  if [ -z "$dry" ]; then "$@"; fi
+}
+
+# A command in the checkout on one host, or on all.
+on() {
+  run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker="$1" \
+    --command="cd grounded_jax && $2"
+}
+
+create() {
+  run gcloud compute tpus queued-resources create "$name" "${place[@]}" \
+    --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" \
+    ${spot:+--spot}
+  while :; do
+    state=$(run gcloud compute tpus queued-resources describe "$name" \
+      "${place[@]}" --format='value(state.state)')
+    if [ -n "$dry" ]; then break; fi
+    printf '%s is %s\n' "$name" "$state" >&2
+    case "$state" in
+      ACTIVE) break ;;
+      FAILED | SUSPENDED) fail "$name is $state: ask again, or elsewhere." ;;
+    esac
+    sleep 30
+  done
+}
+
+install() {
+  archive=$(mktemp --suffix=.tar.gz)
+  run git archive --format=tar.gz --prefix=grounded_jax/ -o "$archive" HEAD
+  run gcloud compute tpus tpu-vm scp "$archive" "$name:grounded_jax.tar.gz" \
+    "${place[@]}" --worker=all
+  rm -f "$archive"
+  run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all \
+    --command="tar -xzf grounded_jax.tar.gz"
+  on all "python3 -m venv .venv && . .venv/bin/activate &&\
+ pip install -q -c constraints.txt -e '.[tpu,gcs]'"
+}
+
+start() {
+  words=$(printf ' %q' "$@" "--workdir=$bucket/$name")
+  # The process before, if it hangs, holds the chips.
+  on all "if [ -f run.pid ]; then kill -9 -- -\$(cat run.pid); fi;\
+ rm -f run.code; . .venv/bin/activate;\
+ export JAX_COMPILATION_CACHE_DIR=$bucket/compiled CODE_FILE=run.code;\
+ setsid nohup scripts/run_host.sh python -u -m grounded_jax.main$words\
+ >run.log 2>&1 </dev/null & echo \$! >run.pid"
+}
+
+follow() {
+  for attempt in $(seq 0 "$restarts"); do
+    on 0 "(until [ -f run.code ]; do sleep 5; done) &\
+ tail --pid=\$! -n +1 -F run.log" || true
+    if [ -z "$dry" ]; then sleep 60; fi # the others end too
+    codes=$(on all "cat run.code 2>/dev/null || echo running" || echo lost)
+    if [ -n "$dry" ]; then return; fi
+    printf 'Hosts ended with: %s\n' "$(sort <<<"$codes" | uniq -c | xargs)" >&2
+    case "$(sort -u <<<"$codes" | grep -vx -e 75 -e lost -e running | xargs)" in
+      0) if ! grep -qv '^0$' <<<"$codes"; then return; fi ;;
+      "") ;; # none but those that a new start goes on from
+      *) fail "The run failed; run.log on the hosts says why." ;;
+    esac
+    if [ "$(sort -u <<<"$codes")" = running ]; then continue; fi # ssh dropped
+    if [ "$attempt" -lt "$restarts" ]; then again "$@"; fi
+  done
+  fail "The run did not end within $((restarts + 1)) starts."
+}
+
+# Starts the run once more, on a new slice where this one was taken away.
+again() {
+  state=$(run gcloud compute tpus tpu-vm describe "$name" "${place[@]}" \
+    --format='value(state)' || true)
+  if [ "$state" != READY ]; then
+    delete || true
+    create
+    install
+  fi
+  start "$@"
+}
+
+copy() {
+  run mkdir -p "runs/$name"
+  run gcloud storage rsync --recursive "$bucket/$name" "runs/$name"
+}
+
+delete() {
+  run gcloud compute tpus queued-resources delete "$name" "${place[@]}" \
+    --force --quiet
+}
+
+for step in ${steps//,/ }; do
+  if [ "$step" = delete ] && [ -n "$keep" ]; then continue; fi
+  "$step" "$@"
+done
