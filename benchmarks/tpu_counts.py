@@ -26,19 +26,10 @@ once, either as allocated or half full (the mean over all steps).
 import argparse
 import json
 
+from configs import shapes
 from grounded_jax import aot, config, counts, plan
 
-QWEN3_8B = config.Decoder(
-  layers=36,
-  embed=4096,
-  mlp=12288,
-  heads=32,
-  kv_heads=8,
-  head_dim=128,
-  vocab=151936,
-  tied=False,
-  qk_norm=True,
-)
+QWEN3_8B = shapes.qwen3_8b()
 
 
 def _work(shape: plan.Shape, prompts: int) -> counts.Work:
