@@ -35,7 +35,7 @@ def get_config(arg: str = "qwen3-8b-v5e-64") -> config.Experiment:
   reward = dataclasses.replace(stage.rewards, overlong=512)
   return dataclasses.replace(
     base,
-    name=f"pod-{name}",
+    name=f"pod-{name}".replace(".", "-"),
     model=dataclasses.replace(base.model, path="", decoder=made.decoder),
     mesh=made.mesh,
     data=dataclasses.replace(base.data, max_prompt_len=2048),

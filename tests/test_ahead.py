@@ -112,8 +112,8 @@ def test_a_rollout_is_that_of_the_policy_before_the_update(unbroken):
     drawn = []
     for purpose in range(len(got) // 4):  # 2 prompts of 2 completions each
       prompts, examples = data.take(cursor, 2)
-      rollout = policy_lib.draw(
-        *(policy, params, prompts),
+      begun = policy_lib.begin(
+        *(policy, policy.for_sampling(params), prompts),
         seed=made.seed,
         stage=0,
         step=step,
@@ -122,6 +122,7 @@ def test_a_rollout_is_that_of_the_policy_before_the_update(unbroken):
         max_new_tokens=stage.grpo.max_new_tokens,
         temperature=1.0,
       )
+      _, rollout = policy_lib.fetch(policy, begun)
       texts = policy_lib.completions(policy, rollout, made.data)
       drawn += [
         (e.id, c.text) for e, g in zip(examples, texts, strict=True) for c in g
