@@ -75,7 +75,7 @@ def gemma2_9b() -> config.Decoder:
     post_norms=True,
     plus_one=True,
     scaled_embed=True,
-    query_scalar=256,
+    query_scalar=256.0,
     attn_softcap=50.0,
     final_softcap=30.0,
     pattern="LG",
