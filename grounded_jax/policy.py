@@ -101,7 +101,7 @@ def load(
       decoder,
       devices,
       experiment.mesh.sampler_tensor,
-      chips.memory(devices.devices.flat[0]),
+      hosts.once(lambda: chips.memory(devices.local_devices[0])),
     ),
   )
   key = jax.random.key(experiment.seed)

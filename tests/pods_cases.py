@@ -144,7 +144,9 @@ def updates(path: str, sizes: str, *pod: str) -> None:
   )
   joined = (coordinator, int(processes), int(process) if coordinator else None)
   with distributed.together(*joined):
-    cut = config.Mesh(**dict(zip(mesh.AXES, json.loads(sizes), strict=True)))
+    cut = config.PolicyMesh(
+      **dict(zip(mesh.AXES, json.loads(sizes), strict=True))
+    )
     policy, params = policy_lib.load(
       config.Experiment(name="fixed", model=model, mesh=cut),
       tokenizer.Bytes(),

@@ -133,7 +133,7 @@ def test_one_step_off_policy_holds_one_more_copy_of_the_weights():
   at = machine(SMALL.decoder)
   programs = plan.of_stage(at, stage, config.Data(max_prompt_len=64))
   for program in programs.values():
-    assert program.arguments["sampling parameters"] == plan.held(at.params)
+    assert program.arguments["sampling parameters"] == mesh.held(at.params)
 
 
 def test_prompts_that_the_mesh_does_not_divide_are_refused():
