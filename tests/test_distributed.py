@@ -114,7 +114,8 @@ def test_a_lost_process_ends_the_others_and_the_restart_resumes(
   ends = cases.ends(processes)
   assert [code for code, _ in ends] == [main.RESTART, 128 + signal.SIGKILL]
   assert "Another process of this run was lost" in ends[0][1]
-  assert checkpoint.steps(tmp_path, "stage1")[-1] == 2
+  # That of step 2 may have been under way: then it does not count.
+  assert checkpoint.steps(tmp_path, "stage1")[-1] in (1, 2)
   for code, said in cases.ends(pod(tmp_path, cache)):
     assert code == 0, said
   assert_same_run(tmp_path, alone)
