@@ -85,6 +85,7 @@ class Machine:
 
   model: config.Model
   decoder: config.Decoder  # one device's share: heads, mlp, vocab over tensor
+  kept_heads: int  # key/value heads in its caches
   mesh: AbstractMesh
   params: Any  # leaves with shape, dtype and sharding
   cpu: bool  # bfloat16 is computed and kept in float32
@@ -139,13 +140,19 @@ def _machine(
   cut = dataclasses.replace(
     decoder,
     heads=decoder.heads // tensor,
-    kv_heads=-(-decoder.kv_heads // tensor),
+    kv_heads=max(decoder.kv_heads // tensor, 1),
     mlp=decoder.mlp // tensor,
     vocab=decoder.vocab // tensor,
   )
-  if decoder.kv_heads < tensor:
-    cut = dataclasses.replace(cut, kv_heads=decoder.kv_heads)
-  return Machine(model=model, decoder=cut, mesh=mesh, params=params, cpu=cpu)
+  whole = decoder.kv_heads < tensor  # then each device keeps them all
+  return Machine(
+    model=model,
+    decoder=cut,
+    kept_heads=decoder.kv_heads if whole else cut.kv_heads,
+    mesh=mesh,
+    params=params,
+    cpu=cpu,
+  )
 
 
 def of_sampler(
@@ -376,7 +383,7 @@ def _chunk(at: Machine, shape: Shape) -> int:
 
 def _entry(at: Machine, dtype: str, kv_dtype: str = "") -> int:
   """Bytes of a token's keys and values in all layers."""
-  vectors = 2 * at.decoder.layers * at.decoder.kv_heads
+  vectors = 2 * at.decoder.layers * at.kept_heads
   if kv_dtype == "int8":
     return vectors * (at.decoder.head_dim + 4)  # and a float32 scale
   # A cache keeps its own dtype, whatever computes with it.

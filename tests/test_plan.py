@@ -64,6 +64,16 @@ def test_adapters_leave_the_weights_without_gradient_and_moments():
   assert planned.held["gradients"] == adapter
 
 
+def test_caches_hold_every_key_and_value_head_that_cannot_be_cut():
+  cfg = config.Model(decoder=SMALL.decoder)  # 2 such heads
+  caches = []
+  for tensor in (1, 2, 4):
+    cut = config.Mesh(fsdp=1, tensor=tensor)
+    at = plan.machine(cfg, SMALL.decoder, cut, tensor, False)
+    caches.append(plan.sampler(at, SMALL.shape).held["prompt cache"])
+  assert caches[0] == 2 * caches[1] == caches[2]
+
+
 def test_eight_billion_weights_take_four_bytes_each_over_64_devices():
   at = machine(QWEN3_8B, devices=64)
   weights = 8_190_735_360
