@@ -90,7 +90,9 @@ def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def cut(
-  mesh: Mesh | AbstractMesh, axes: tuple[str, ...], shape: tuple[int, ...]
+  mesh: Mesh | AbstractMesh,
+  axes: tuple[str | None, ...],
+  shape: tuple[int, ...],
 ) -> NamedSharding:
   """Returns the sharding of an array with these axes and sizes.
 
@@ -103,7 +105,7 @@ def cut(
   return NamedSharding(mesh, spec(kept))
 
 
-def _replicated(mesh: Mesh | AbstractMesh, axis: str, size: int) -> bool:
+def _replicated(mesh: Mesh | AbstractMesh, axis: str | None, size: int) -> bool:
   """Whether each device keeps all key/value heads: each has several readers."""
   return axis == "kv_heads" and size < ways(mesh, axis)
 
@@ -139,13 +141,13 @@ def described(shapes: Any, layout: Any) -> Any:
   )
 
 
-def ways(mesh: Mesh | AbstractMesh, axis: str) -> int:
+def ways(mesh: Mesh | AbstractMesh, axis: str | None) -> int:
   """Returns in how many parts the mesh cuts a logical axis."""
   return math.prod(mesh.shape[name] for name in RULES.get(axis, ()))
 
 
 def _check(
-  mesh: Mesh | AbstractMesh, path: Any, axes: tuple[str, ...], shape: Any
+  mesh: Mesh | AbstractMesh, path: Any, axes: tuple[str | None, ...], shape: Any
 ) -> None:
   for axis, size in zip(axes, shape, strict=True):
     if size % ways(mesh, axis) and not _replicated(mesh, axis, size):
