@@ -19,9 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from grounded_jax import attention_blocks
-
-_MASKED = -1e30  # finite: a row of masked scores stays a number
+from grounded_jax import attention_blocks, softmax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,14 +40,12 @@ class Rule:
       y,
       (((over[0],), (over[1],)), ((), ())),
       precision=jax.lax.Precision.HIGHEST if exact else None,
-      preferred_element_type=wide(x),
+      preferred_element_type=softmax.wide(x),
     )
 
   def scores(self, q: Array, k: Array) -> Array:
     """[keys queries], capped."""
-    scores = self.dot(k, q, (1, 1))
-    cap = self.softcap
-    return cap * jnp.tanh(scores / cap) if cap else scores
+    return softmax.capped(self.dot(k, q, (1, 1)), self.softcap)
 
 
 class Walk(NamedTuple):
@@ -63,10 +59,6 @@ class Walk(NamedTuple):
   def pair(self, prompt: Array, step: Array) -> tuple[Array, ...]:
     """What says which queries of a step's pair of blocks see which keys."""
     return self.query[step], self.key[step], self.length[prompt], self.window[0]
-
-
-def wide(x: Array):
-  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _ends(owner, step: Array) -> tuple[Array, Array]:
@@ -88,7 +80,7 @@ def _visit(layout: attention_blocks.Layout, pair, add) -> None:
   @pl.when(some & jnp.logical_not(every))
   def _():
     seen = layout.mask(*pair)
-    add(lambda scores: jnp.where(seen, scores, _MASKED))
+    add(lambda scores: jnp.where(seen, scores, softmax.MASKED))
 
 
 def forward(layout, rule, *refs):
@@ -98,7 +90,7 @@ def forward(layout, rule, *refs):
 
   @pl.when(first)
   def _():
-    top[...] = jnp.full(top.shape, _MASKED, top.dtype)
+    top[...] = jnp.full(top.shape, softmax.MASKED, top.dtype)
     total[...] = jnp.zeros(total.shape, total.dtype)
     acc[...] = jnp.zeros(acc.shape, acc.dtype)
 

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from grounded_jax import attention_blocks, attention_kernels, mesh
+from grounded_jax import attention_blocks, attention_kernels, mesh, softmax
 
 _ENDLESS = 2**30  # a window that hides nothing
 
@@ -97,7 +97,7 @@ def _call(kernel, layout, rule, args, length, window, products, outs, scratch):
   kinds = {
     "q": (queries, shape(q.shape, q.dtype)),
     "k": (keys, shape(k.shape, k.dtype)),
-    "lse": (numbers, shape((p, n, 1, t), attention_kernels.wide(q))),
+    "lse": (numbers, shape((p, n, 1, t), softmax.wide(q))),
   }
   specs, shapes = zip(*(kinds[name] for name in outs), strict=True)
   heads = (kv_heads, n // kv_heads) if by_key else (n, 1)
@@ -111,9 +111,7 @@ def _call(kernel, layout, rule, args, length, window, products, outs, scratch):
       grid=(p, heads[0], len(walk.query), heads[1]),
       in_specs=ins[: len(args)],
       out_specs=specs,
-      scratch_shapes=[
-        pltpu.VMEM(s, attention_kernels.wide(q)) for s in scratch
-      ],
+      scratch_shapes=[pltpu.VMEM(s, softmax.wide(q)) for s in scratch],
     ),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary")
@@ -141,7 +139,7 @@ def _forward(layout, rule, q, k, v, length, window):
 
 
 def _backward(layout, rule, q, k, v, length, window, out, lse, d_out):
-  dtype = attention_kernels.wide(q)
+  dtype = softmax.wide(q)
   delta = d_out.astype(dtype) * out.astype(dtype)
   delta = layout.lay(delta.sum(-1, keepdims=True)).mT
   laid = [layout.lay(x) for x in (q * rule.scale, k, v, d_out)]

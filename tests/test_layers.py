@@ -26,9 +26,9 @@ LAYERS = (
   ("rewards", "trust_score"),
   (
     *("attention_blocks", "compiles", "distributed", "hosts", "kv_cache"),
-    *("masked", "mesh", "types"),
+    *("masked", "mesh", "softmax", "types"),
   ),
-  ("attention_kernels", "softmax"),
+  ("attention_kernels",),
   ("attention_decode", "attention_gpu", "attention_tpu"),
   ("attention", "draw", "grpo_loss", "lora", "optim", "packing", "rotary"),
   ("slots",),
