@@ -4,6 +4,8 @@ is allocated."""
 import dataclasses
 from collections.abc import Sequence
 
+from jax.sharding import AbstractMesh, Mesh
+
 from grounded_jax import (
   config,
   hosts,
@@ -30,6 +32,19 @@ class Inputs:
   evals: dict[str, Fitted]  # by name: examples as shown, and their prompts
 
 
+def check_rows(devices: Mesh | AbstractMesh, stage: config.Stage) -> None:
+  """Raises UserError where a mesh does not divide a stage's prompts."""
+  section = stage.grpo if stage.objective == "grpo" else stage.sft
+  mesh.check_rows(devices, f"{stage.objective}.prompts", section.prompts)
+  if stage.objective == "grpo" and section.sample_chunks > 1:
+    size = section.prompts // section.sample_chunks
+    mesh.check_rows(devices, "grpo.prompts/grpo.sample_chunks", size)
+  if stage.objective == "grpo" and section.slots:
+    mesh.check_rows(devices, "grpo.slots", section.slots)
+  if section.micro:
+    mesh.check_rows(devices, f"{stage.objective}.micro", section.micro)
+
+
 def load(
   experiment: config.Experiment, tokenizer: tokenizer_lib.Tokenizer
 ) -> Inputs:
@@ -42,15 +57,7 @@ def load(
     weights.read(experiment.model)
   devices = mesh.make(experiment.mesh)
   for stage in experiment.stages:
-    section = stage.grpo if stage.objective == "grpo" else stage.sft
-    mesh.check_rows(devices, f"{stage.objective}.prompts", section.prompts)
-    if stage.objective == "grpo" and section.sample_chunks > 1:
-      size = section.prompts // section.sample_chunks
-      mesh.check_rows(devices, "grpo.prompts/grpo.sample_chunks", size)
-    if stage.objective == "grpo" and section.slots:
-      mesh.check_rows(devices, "grpo.slots", section.slots)
-    if section.micro:
-      mesh.check_rows(devices, f"{stage.objective}.micro", section.micro)
+    check_rows(devices, stage)
   return Inputs(
     stages=tuple(
       training_data(experiment, index, tokenizer)

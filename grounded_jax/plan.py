@@ -22,11 +22,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 from grounded_jax import (
   checkpoint,
   config,
+  inputs,
   lora,
   optim,
   slots,
@@ -467,24 +468,6 @@ def shape_of(stage: config.Stage, data: config.Data) -> Shape:
   )
 
 
-def check(mesh: Mesh | AbstractMesh, name: str, shape: Shape) -> None:
-  """Raises UserError where a mesh does not divide a stage's prompts.
-
-  Args:
-    mesh: the learner's.
-    name: the stage's objective.
-    shape: of its arrays.
-  """
-  mesh_lib.check_rows(mesh, f"{name}.prompts", shape.prompts)
-  if shape.micro:
-    mesh_lib.check_rows(mesh, f"{name}.micro", shape.micro)
-  if shape.chunks > 1:
-    size = shape.prompts // shape.chunks
-    mesh_lib.check_rows(mesh, f"{name}.prompts/{name}.sample_chunks", size)
-  if shape.slots:
-    mesh_lib.check_rows(mesh, f"{name}.slots", shape.slots)
-
-
 def of_stage(
   at: Machine,
   stage: config.Stage,
@@ -503,7 +486,7 @@ def of_stage(
     UserError: prompts that the mesh does not divide.
   """
   shape = shape_of(stage, data)
-  check(at.mesh, stage.objective, shape)
+  inputs.check_rows(at.mesh, stage)
   learner = update(at, stage.optimizer, shape)
   if shape.supervised:
     return {"update": learner}

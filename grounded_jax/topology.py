@@ -11,7 +11,17 @@ from typing import Any
 import jax
 import rich.table
 
-from grounded_jax import aot, config, counts, estimate, hlo, plan, t5, weights
+from grounded_jax import (
+  aot,
+  config,
+  counts,
+  estimate,
+  hlo,
+  inputs,
+  plan,
+  t5,
+  weights,
+)
 from grounded_jax import mesh as mesh_lib
 from grounded_jax.records import UserError
 from grounded_jax.verifiers import t5 as verifier_t5
@@ -84,7 +94,7 @@ def _stage(
 ) -> dict[str, Any]:
   """The tables of a stage's programs and of its whole step."""
   shape = plan.shape_of(stage, data)
-  plan.check(at.devices, stage.objective, shape)
+  inputs.check_rows(at.devices, stage)
   programs = {}
   for program in _programs(at, stage, shape):
     note(f"  {program.name}")
