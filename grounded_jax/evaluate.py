@@ -76,7 +76,7 @@ def run(
   """
   answered = answers(policy, params, fitted, cfg, data=data, seed=seed)
   records = [scoring.record(x.example, x.completion) for x in answered]
-  judge = verifiers.make(cfg.headline)
+  judge = hosts.Shared(verifiers.make(cfg.headline))
   metrics, rows = scores(records, cfg, rewards, judge)
   metrics["extras"] |= beside(answered, records, rows, cfg, judge)
   metrics["meta"] |= {
@@ -120,7 +120,8 @@ def scores(
     "refusal_threshold": rewards.refusal_threshold,
   }
   metrics = scoring.score(records, judge, bootstrap=cfg.bootstrap, **options)
-  rewarded = scoring.score(records, rewards.verifier, bootstrap=0, **options)
+  rewarder = hosts.Shared(verifiers.make(rewards.verifier))
+  rewarded = scoring.score(records, rewarder, bootstrap=0, **options)
   metrics["reward_verifier"] = {
     name: rewarded[name] for name in trust_score.METRICS
   } | {"verifier": scoring.describe(rewards.verifier)}

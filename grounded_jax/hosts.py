@@ -12,7 +12,7 @@ thread that also runs the programs.
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from grounded_jax import verifiers
 from grounded_jax.records import UserError
 
 Value = TypeVar("Value")
@@ -63,6 +64,31 @@ def once(function: Callable[[], Value]) -> Value:
   if error is not None:
     raise error
   return result
+
+
+class Shared:
+  """A verifier that every process asks about its share of the same pairs."""
+
+  def __init__(self, verifier: verifiers.Metered):
+    self._verifier = verifier
+    self.name = verifier.name
+
+  def __call__(
+    self, premises: Sequence[str], hypotheses: Sequence[str]
+  ) -> list[bool]:
+    """The verdicts of all pairs; a collective, with the same pairs on all."""
+    processes, own = jax.process_count(), jax.process_index()
+    verdicts = [False] * len(premises)
+    told = every(
+      self._verifier(premises[own::processes], hypotheses[own::processes])
+    )
+    for process, said in enumerate(told):
+      verdicts[process::processes] = said
+    return verdicts
+
+  def metrics(self) -> dict[str, float]:
+    """Of this process's share."""
+    return self._verifier.metrics()
 
 
 def share(layout: NamedSharding, count: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -66,3 +68,44 @@ def test_sigterm_is_a_notice_only_as_long_as_it_is_watched_for():
   assert notice.reached(2)
   notice.close()
   assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_every_pair_is_judged_by_one_process_and_known_to_all(monkeypatch):
+  """Three processes, as threads that meet where values are told."""
+  here, told = threading.local(), [None] * 3
+  meet = threading.Barrier(3)
+
+  def every(value):
+    told[here.index] = value
+    meet.wait()
+    values = list(told)
+    meet.wait()
+    return values
+
+  monkeypatch.setattr(hosts, "every", every)
+  monkeypatch.setattr(hosts.jax, "process_count", lambda: 3)
+  monkeypatch.setattr(hosts.jax, "process_index", lambda: here.index)
+  asked = [[], [], []]
+
+  class Longer:
+    name = "longer"
+
+    def __call__(self, premises, hypotheses):
+      pairs = list(zip(premises, hypotheses, strict=True))
+      asked[here.index] += pairs
+      return [len(premise) > len(hypothesis) for premise, hypothesis in pairs]
+
+    def metrics(self):
+      return {"pairs": len(asked[here.index])}
+
+  pairs = [("a" * (7 * i % 5), "bb") for i in range(8)]
+
+  def process(index):
+    here.index = index
+    return hosts.Shared(Longer())(*map(list, zip(*pairs, strict=True)))
+
+  with futures.ThreadPoolExecutor(3) as pool:
+    verdicts = list(pool.map(process, range(3)))
+  assert verdicts == [[len(a) > len(b) for a, b in pairs]] * 3
+  assert sorted(sum(asked, [])) == sorted(pairs)
+  assert [len(own) for own in asked] == [3, 3, 2]
