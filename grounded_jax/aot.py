@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -101,6 +102,30 @@ def mesh(topology: str, cfg: config.Mesh) -> Mesh:
   Raises:
     UserError: no such topology, no TPU compiler, or sizes that do not fit.
   """
+  return _over(_described(topology), cfg)
+
+
+def host(topology: str, cfg: config.Mesh) -> Mesh:
+  """Returns the mesh of what a process asks alone: of one host's devices.
+
+  The compiler takes no part of a topology, so these are a topology of their
+  own.
+
+  Args:
+    topology: of all hosts.
+    cfg: sizes of the axes; of fewer devices than a host has, the first so many.
+  """
+  devices = _described(topology)
+  first = devices[0].process_index
+  count = sum(device.process_index == first for device in devices)
+  if count < len(devices):
+    kind, shape = topology.split(":")
+    flat = "x1" * (shape.count("x") - 1)
+    devices = _described(f"{kind}:2x{count // 2}{flat}")
+  return _over(devices[: mesh_lib.wanted(cfg, len(devices))], cfg)
+
+
+def _described(topology: str) -> list[Any]:
   for name, value in _ALONE.items():
     os.environ.setdefault(name, value)
   try:
@@ -111,9 +136,13 @@ def mesh(topology: str, cfg: config.Mesh) -> Mesh:
       f"No devices of topology {topology!r}: {reason}; names are like v5e:4x4,"
       " and the extra [tpu] must be installed."
     ) from error
-  sizes = mesh_lib.sizes(cfg, len(found.devices))
+  return list(found.devices)
+
+
+def _over(devices: Sequence[Any], cfg: config.Mesh) -> Mesh:
+  sizes = mesh_lib.sizes(cfg, len(devices))
   return Mesh(
-    np.array(found.devices).reshape(sizes),
+    np.array(devices).reshape(sizes),
     mesh_lib.AXES,
     axis_types=(AxisType.Auto,) * len(sizes),
   )

@@ -69,15 +69,19 @@ def local(cfg: config.Mesh) -> Mesh:
   What one process asks alone must not wait for another.
   """
   devices = jax.local_devices()
-  asked = (cfg.data, cfg.fsdp, cfg.tensor)
-  if -1 not in asked:
-    devices = devices[: math.prod(asked)]
+  devices = devices[: wanted(cfg, len(devices))]
   return jax.make_mesh(
     sizes(cfg, len(devices)),
     AXES,
     axis_types=(AxisType.Auto,) * len(AXES),
     devices=devices,
   )
+
+
+def wanted(cfg: config.Mesh, devices: int) -> int:
+  """Returns how many of so many devices a mesh takes: all, if one is -1."""
+  asked = (cfg.data, cfg.fsdp, cfg.tensor)
+  return devices if -1 in asked else min(math.prod(asked), devices)
 
 
 def _is_axes(node: Any) -> bool:

@@ -55,10 +55,7 @@ def run(
   Raises:
     UserError: what the mesh or the topology does not allow.
   """
-  if experiment.model.lora.rank:
-    raise UserError(
-      "--mode=compile does not know adapters yet: set model.lora.rank=0."
-    )
+  _check(experiment)
   devices = aot.mesh(topology, experiment.mesh)
   at = aot.target(
     experiment.model,
@@ -69,7 +66,7 @@ def run(
   stages = {}
   for stage in experiment.stages:
     note(f"{stage.name}:")
-    stages[stage.name] = _stage(at, stage, experiment.data, note)
+    stages[stage.name] = _stage(at, topology, stage, experiment.data, note)
   return {
     "topology": topology,
     "chip": at.chip.name,
@@ -86,8 +83,21 @@ def run(
   }
 
 
+def _check(experiment: config.Experiment) -> None:
+  """Refuses what a run would compile otherwise than this module does."""
+  unknown = {"model.lora.rank": experiment.model.lora.rank}
+  for stage in experiment.stages:
+    if stage.objective == "grpo":
+      unknown[f"stages.{stage.name}.grpo.pack"] = stage.grpo.pack
+      unknown[f"stages.{stage.name}.grpo.slots"] = stage.grpo.slots
+  for name, value in unknown.items():
+    if value:
+      raise UserError(f"--mode=compile does not know {name} yet: set it to 0.")
+
+
 def _stage(
   at: aot.Target,
+  topology: str,
   stage: config.Stage,
   data: config.Data,
   note: Callable[[str], None],
@@ -96,14 +106,58 @@ def _stage(
   shape = plan.shape_of(stage, data)
   inputs.check_rows(at.devices, stage)
   programs = {}
-  for program in _programs(at, stage, shape):
+  for program in _programs(at, topology, stage, shape):
     note(f"  {program.name}")
     programs |= compiled(at, program)
+  for name, held in resident(programs, stage).items():
+    table = programs[name]
+    table["resident_bytes"] = held
+    table["fits"] = table["memory_bytes"]["peak"] + held <= at.chip.memory
   return {"programs": programs, "step": _step(at, stage, shape, programs)}
 
 
+def resident(
+  programs: dict[str, dict[str, Any]], stage: config.Stage
+) -> dict[str, int]:
+  """Returns what lies in a device's memory beside each program's own arrays.
+
+  Args:
+    programs: tables of the stage's programs; those without memory did not fit.
+    stage: which copies of the parameters it keeps.
+  """
+  sizes = {
+    name: table["memory_bytes"]
+    for name, table in programs.items()
+    if "memory_bytes" in table
+  }
+  if "init" not in sizes:
+    return {}
+  params = sizes["init"]["arguments"]
+  state = params + sizes["init"]["outputs"]
+  held = {
+    "init": 0,
+    "reshard": state - params,
+    "sampler": state,
+    "logp": state - params,
+    "update": 0,
+    "verifier": state,
+  }
+  extra = 0
+  if stage.objective == "grpo":
+    # The reference of a KL term, and the copy that samples ahead.
+    copies = (stage.grpo.beta > 0) + stage.grpo.off_policy_steps
+    extra = copies * params
+    if stage.grpo.sample_chunks > 1:  # sampled beside the scoring
+      held["verifier"] += sizes.get("sampler", {}).get("arguments", 0)
+  judge = sizes.get("verifier", {}).get("arguments", 0)
+  return {
+    name: held[name] + extra + (judge if name != "verifier" else 0)
+    for name in sizes
+  }
+
+
 def _programs(
-  at: aot.Target, stage: config.Stage, shape: plan.Shape
+  at: aot.Target, topology: str, stage: config.Stage, shape: plan.Shape
 ) -> Iterator[Program]:
   """What a run of the stage calls."""
   work = counts.Work(
@@ -137,20 +191,21 @@ def _programs(
     trips=shape.prompts // (shape.micro or shape.prompts),
   )
   judge = stage.rewards.verifier
-  if judge.kind == "t5":
-    read = weights.read_t5(judge.path).shape
-    yield verifier(at.devices, read, judge.dtype, judge.batch_tokens)
+  if judge.kind == "t5" and not shape.supervised:
+    yield verifier(aot.host(topology, judge.mesh), judge)
 
 
-def verifier(
-  devices: jax.sharding.Mesh, shape: t5.Shape, dtype: str, tokens: int
-) -> Program:
-  """A T5 that judges so many tokens' pairs at once, cut over the devices."""
-  dtype = dtype or "bfloat16"
+def verifier(devices: jax.sharding.Mesh, cfg: config.Verifier) -> Program:
+  """A T5 that judges a batch of pairs, cut over a process's own devices.
+
+  The published judge's shape is known; of others config.json is read.
+  """
+  shape = t5.published(cfg.path) or weights.read_t5(cfg.path).shape
+  dtype = cfg.dtype or "bfloat16"
   graphdef, params, axes = t5.abstract(shape, dtype)
   layout = mesh_lib.shardings(devices, axes, params)
   ways = mesh_lib.ways(devices, "batch")
-  pairs = -(-tokens // _PAIR_TOKENS // ways) * ways
+  pairs = -(-cfg.batch_tokens // _PAIR_TOKENS // ways) * ways
   rows = mesh_lib.rows(devices)
   array = lambda *dims: jax.ShapeDtypeStruct(dims, "int32", sharding=rows)
   return Program(
@@ -165,6 +220,16 @@ def verifier(
       dtype=dtype,
       precision="default",
     ),
+    needed=2
+    * pairs
+    * counts.encoder(
+      embed=shape.embed,
+      mlp=shape.mlp,
+      width=shape.heads * shape.head_dim,
+      layers=shape.layers,
+      tokens=_PAIR_TOKENS,
+    )
+    // devices.size,
   )
 
 
@@ -178,7 +243,7 @@ def compiled(at: aot.Target, program: Program) -> dict[str, dict[str, Any]]:
   out = {
     program.name: made.table()
     | {
-      "fits": made.memory["peak"] <= at.chip.memory,
+      "fits": True,
       "collectives_beside": _beside(made.counts),
       "estimated_seconds": spent.table(),
       "estimated_utilisation": _utilisation(at, program.needed, spent),
@@ -268,6 +333,7 @@ def table(
     "arguments GB": lambda x: giga(x["memory_bytes"]["arguments"]),
     "temporaries GB": lambda x: giga(x["memory_bytes"]["temporaries"]),
     "peak GB": lambda x: giga(x["memory_bytes"]["peak"]),
+    "beside them GB": lambda x: giga(x["resident_bytes"]),
     "TFLOP": lambda x: f"{x['flops'] / 1e12:.2f}",
     "traffic GB": lambda x: giga(x["main"]),
     "collectives GB": lambda x: giga(_sent(x["collectives"])),

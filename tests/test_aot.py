@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from grounded_jax import aot, attention_blocks, config, counts, plan, topology
+from grounded_jax import t5 as t5_lib
 from grounded_jax.records import UserError
+from grounded_jax.weights import t5_directory
 
 DECODER = config.Decoder(
   layers=4, embed=256, mlp=512, heads=4, kv_heads=4, head_dim=64, vocab=1024
@@ -136,6 +139,27 @@ def test_an_update_counts_its_kernels_as_the_work_that_they_are():
   assert flops["pallas"] == rest + kernels
   least = 2 * (counts.update(forward) + counts.recomputed(forward, model.remat))
   assert least < flops["xla"] < flops["pallas"] < 1.05 * least
+
+
+@pytest.mark.slow
+def test_a_verifier_is_cut_over_the_chips_of_one_host(tmp_path):
+  """Four of a slice's sixteen hold it whole, beside the policy."""
+  shape = t5_lib.Shape(
+    embed=256, mlp=512, heads=4, layers=2, decoder_layers=2, vocab=512
+  )
+  _, params = t5_lib.init(shape, jax.random.key(0), "float32")
+  t5_directory.save(tmp_path, shape, params)
+  judge = config.Verifier(kind="t5", path=str(tmp_path), batch_tokens=2048)
+  host = aot.host("v5e:4x4", judge.mesh)
+  assert dict(host.shape) == {"data": 1, "fsdp": 4, "tensor": 1}
+  program = topology.verifier(host, judge)
+  found = aot.compile(program.lower())
+  weights = 2 * sum(leaf.size for leaf in jax.tree.leaves(params))
+  # A quarter, and the padding of small tables to whole tiles.
+  assert weights / 4 < found.memory["arguments"] < weights / 2
+  # The decoder's one token is hardly any work beside the encoder's 512.
+  flops = found.counts.total().flops
+  assert program.needed < flops < 1.25 * program.needed
 
 
 def test_a_topology_that_does_not_exist_is_named():
