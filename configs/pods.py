@@ -16,6 +16,8 @@ class Slice:
   fsdp: int
   tensor: int = 1
   prompts: int = 48
+  each: int = 1  # prompts of a device at once, in the update
+  remat: str = "full"
 
   @property
   def mesh(self) -> config.PolicyMesh:
@@ -35,7 +37,7 @@ SLICES = {
   "qwen3-8b-v5e-256": Slice(
     **_QWEN3_8B, topology="v5e:16x16", fsdp=64, tensor=4, prompts=256
   ),
-  "qwen3-8b-v5p-8": Slice(**_QWEN3_8B, topology="v5p:2x2x1", fsdp=4),
+  "qwen3-8b-v5p-8": Slice(**_QWEN3_8B, topology="v5p:2x2x1", fsdp=4, each=3),
   "qwen3-8b-v6e-16": Slice(**_QWEN3_8B, topology="v6e:4x4", fsdp=16),
   "llama3.1-8b-v5p-64": Slice(
     decoder=shapes.llama3_8b(),
@@ -43,6 +45,8 @@ SLICES = {
     topology="v5p:4x4x2",
     fsdp=16,
     tensor=2,
+    each=3,
+    remat="dots",
   ),
   "r1-llama-8b-v6e-64": Slice(
     decoder=shapes.llama3_8b(),
@@ -50,6 +54,7 @@ SLICES = {
     topology="v6e:8x8",
     fsdp=16,
     tensor=4,
+    remat="dots",
   ),
   "gemma2-9b-v5e-64": Slice(
     decoder=shapes.gemma2_9b(),

@@ -29,14 +29,16 @@ def get_config(arg: str = "qwen3-8b-v5e-64") -> config.Experiment:
   algorithm = dataclasses.replace(
     stage.grpo,
     prompts=made.prompts,
-    micro=made.fsdp,  # one prompt of each device at once
+    micro=made.fsdp * made.each,
     max_new_tokens=1024,
   )
   reward = dataclasses.replace(stage.rewards, overlong=512)
   return dataclasses.replace(
     base,
     name=f"pod-{name}".replace(".", "-"),
-    model=dataclasses.replace(base.model, path="", decoder=made.decoder),
+    model=dataclasses.replace(
+      base.model, path="", decoder=made.decoder, remat=made.remat
+    ),
     mesh=made.mesh,
     data=dataclasses.replace(base.data, max_prompt_len=2048),
     stages=(dataclasses.replace(stage, grpo=algorithm, rewards=reward),),
