@@ -18,6 +18,7 @@ from grounded_jax import (
   log,
   main,
   optim,
+  packing,
   scoring,
   sft,
   tokenizer,
@@ -250,7 +251,8 @@ def test_every_rollout_is_stored_with_its_parts(two_stages):
 def test_supervised_steps_lower_the_loss_and_resume(
   objective, tmp_path, monkeypatch
 ):
-  """Three epochs of 4 prompts in packed rows of 2, stopped after the third."""
+  """Three epochs of 4 prompts in packed rows of 2, stopped in step 4."""
+  monkeypatch.setattr(packing, "_LENGTHS", 1)  # of rows: one program
   path = tiny.write_records(tmp_path / "records.jsonl", count=4)
   common = {"prompts": 2, "micro": 1, "pack": 2, "max_new_tokens": 256}
   stage = tiny.stage(
