@@ -1,4 +1,4 @@
-"""What stage1.py and stage2.py share: their arguments and their smoke size."""
+"""What the recipe's experiments share: their arguments, stages, smoke size."""
 
 import dataclasses
 
@@ -49,9 +49,12 @@ def smoke(experiment: config.Experiment) -> config.Experiment:
 
 def _smoke_stage(stage: config.Stage) -> config.Stage:
   overlong = 4 if stage.rewards.overlong else 0
+  # A demonstration is two sentences, of as many bytes.
+  written = {"prompts": 4, "micro": 2, "max_new_tokens": 256, "path": ""}
   return dataclasses.replace(
     stage,
     steps=2,
+    epochs=0,
     limit=0,
     rewards=dataclasses.replace(stage.rewards, overlong=overlong),
     grpo=dataclasses.replace(
@@ -62,6 +65,8 @@ def _smoke_stage(stage: config.Stage) -> config.Stage:
       max_new_tokens=16,
       truncated="keep",  # random weights seldom end a completion
     ),
+    sft=dataclasses.replace(stage.sft, **written),
+    dpo=dataclasses.replace(stage.dpo, **written),
     save_every=1,
     log_rollouts=1,
   )

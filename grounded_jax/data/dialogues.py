@@ -63,8 +63,8 @@ def _demonstration(
       f"{where} has no 'messages': a row of sft.path is"
       ' {"messages": [{"role": ..., "content": ...}, ...]}.'
     )
-  *turns, last = _messages(f"{where}: 'messages'", row["messages"])
-  return _asked(where, tuple(turns)), (_answer(f"{where}: 'messages'", last),)
+  turns, answer = _completion(f"{where}: 'messages'", row["messages"])
+  return _asked(where, turns), (answer,)
 
 
 def _preference(
