@@ -7,9 +7,14 @@ that belong to a machine (`micro`, `pack`) or to a data set (`path`,
 2,048 tokens; here it is left out and counted.
 """
 
+import dataclasses
+
 from grounded_jax import config
 
 EPOCHS = 2  # of either
+# Trust-Align's rows, as its authors' scripts write them.
+SFT_ROWS = "data/trust_align_sft.jsonl"
+DPO_ROWS = "data/trust_align_dpo.jsonl"
 
 
 def sft() -> config.SFT:
@@ -60,4 +65,39 @@ def _optimizer(lr: float) -> config.Optimizer:
     eps=1e-8,
     weight_decay=0.0,
     grad_clip=1.0,
+  )
+
+
+def sft_stage(path: str = SFT_ROWS) -> config.Stage:
+  """Returns the stage `sft` of an 8B model.
+
+  Args:
+    path: conversations; "" = demonstrations made from the training records, as
+      many of answerable questions as of others.
+  """
+  return config.Stage(
+    name="sft",
+    objective="sft",
+    epochs=EPOCHS,
+    answerable="any" if path else "even",
+    sft=dataclasses.replace(sft(), micro=24, pack=2, path=path),
+    optimizer=sft_optimizer(),
+    save_every=50,
+  )
+
+
+def dpo_stage(path: str = DPO_ROWS) -> config.Stage:
+  """Returns the stage `dpo` of an 8B model.
+
+  Args:
+    path: pairs; "" = those made from the training records, as in `sft_stage`.
+  """
+  return config.Stage(
+    name="dpo",
+    objective="dpo",
+    epochs=EPOCHS,
+    answerable="any" if path else "even",
+    dpo=dataclasses.replace(dpo(), micro=16, pack=2, path=path),
+    optimizer=dpo_optimizer(),
+    save_every=50,
   )
