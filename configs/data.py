@@ -11,19 +11,21 @@ _TRUST_SETS = ("asqa", "qampari", "eli5", "expertqa")
 def trust_align(
   path: str = "data/asqa.jsonl,data/qampari.jsonl,data/eli5.jsonl",
   thinking: bool = True,
+  tags: bool = True,
 ) -> config.Data:
   """The paper's prompts: five passages, as many records from every dataset.
 
   Args:
     path: Trust-Align records (design section 4), one file per dataset.
     thinking: the template's own thinking switch (Qwen3).
+    tags: ask for a thought before the answer; False for instruct models.
   """
   return config.Data(
     train=config.Source(path=path, balance=True),
     passages=5,
     max_prompt_len=2048,  # five passages of 100 words are about 1,000 tokens
     style="trust",
-    tags=True,
+    tags=tags,
     chat=True,
     thinking=thinking,
   )

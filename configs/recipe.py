@@ -1,6 +1,7 @@
-"""What stage1.py and stage2.py share: their arguments and their smoke size."""
+"""What the recipe's experiments share: their arguments, stages, smoke size."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from configs import data, models
 from grounded_jax import config
@@ -24,6 +25,28 @@ class Variant:
     return "-".join(filter(None, parts))
 
 
+def words_of(arg: str, name: str, known: Sequence[str]) -> set[str]:
+  """The words of an argument like "gold,smoke".
+
+  Args:
+    arg: words with commas between them.
+    name: of the experiment, for the message.
+    known: words that it has.
+  """
+  words = set(filter(None, arg.split(",")))
+  if words - set(known):
+    raise config.UserError(
+      f"{name} has no variant {arg!r}; its words, with commas between them,"
+      f" are: {', '.join(known)}."
+    )
+  return words
+
+
+def run(name: str, words: set[str]) -> str:
+  """The name of the run that these words ask for."""
+  return "-".join([name, *sorted(words)])
+
+
 def variant(name: str, arg: str) -> Variant:
   """The variant that an argument like "paper,smoke" names."""
   words = set(filter(None, arg.split(",")))
@@ -41,7 +64,7 @@ def smoke(experiment: config.Experiment) -> config.Experiment:
   return dataclasses.replace(
     experiment,
     model=models.tiny(),
-    data=data.smoke(),
+    data=dataclasses.replace(data.smoke(), tags=experiment.data.tags),
     stages=tuple(_smoke_stage(stage) for stage in experiment.stages),
     evals=(data.smoke_eval(),),
   )
@@ -49,9 +72,12 @@ def smoke(experiment: config.Experiment) -> config.Experiment:
 
 def _smoke_stage(stage: config.Stage) -> config.Stage:
   overlong = 4 if stage.rewards.overlong else 0
+  # A demonstration is two sentences, of as many bytes.
+  sizes = {"prompts": 4, "micro": 2, "pack": 0, "max_new_tokens": 256}
   return dataclasses.replace(
     stage,
     steps=2,
+    epochs=0,
     limit=0,
     rewards=dataclasses.replace(stage.rewards, overlong=overlong),
     grpo=dataclasses.replace(
@@ -62,6 +88,8 @@ def _smoke_stage(stage: config.Stage) -> config.Stage:
       max_new_tokens=16,
       truncated="keep",  # random weights seldom end a completion
     ),
+    sft=dataclasses.replace(stage.sft, path="", **sizes),
+    dpo=dataclasses.replace(stage.dpo, path="", **sizes),
     save_every=1,
     log_rollouts=1,
   )

@@ -63,7 +63,7 @@ def _check_drawing(section: Any) -> None:
 
 def _check_sizes(kind: str, section: Any) -> None:
   """Refuses the sizes of a training batch that cannot be cut or sampled."""
-  _positive(section, "prompts", "group")
+  _positive(section, "prompts")
   _within(section, "micro")
   # The learner reads all tokens of a completion but the last.
   _within(section, "max_new_tokens", low=2)
@@ -520,7 +520,14 @@ class SFT:
   prompts: int = 16  # per step
   group: int = 1  # demonstrations that share a prompt
   micro: int = 0  # prompts per micro-batch; 0 = all at once
+  pack: int = 0  # as in grpo: rows without padding; 0 = padded
   max_new_tokens: int = 256  # longer demonstrations are dropped, and counted
+  # Tokens of a prompt and one demonstration; what is longer is dropped, and
+  # counted.  0 = what data.max_prompt_len and max_new_tokens allow.
+  max_len: int = 0
+  # Files of conversations, comma-separated, one a row: {"messages": [{"role",
+  # "content"}, ...]}, the last one the assistant's.  "" = `demonstrations`.
+  path: str = ""
   # "gold": from the training records' annotated passages.  "clean" and
   # "careless": endless lessons in the embedded world (its warm start).
   demonstrations: str = "gold"
@@ -532,12 +539,45 @@ class SFT:
     kinds = ("gold", "clean", "careless")
     _choice("demonstrations", self.demonstrations, kinds)
     _check_sizes("sft", self)
-    _within(self, "passages", "recitals")
+    _positive(self, "group")
+    _within(self, "pack", "max_len", "passages", "recitals")
     _within(self, "mixed", high=1)
     if self.recitals >= self.group:
       raise UserError(
         f"sft.recitals={self.recitals} must be below sft.group={self.group}."
       )
+    if self.path and (self.group > 1 or self.demonstrations != "gold"):
+      raise UserError(
+        f"sft.path={self.path!r} has one demonstration for a prompt: leave"
+        f" sft.group={self.group} at 1 and sft.demonstrations="
+        f"{self.demonstrations} at gold."
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPO:
+  """Direct preference optimisation on pairs, chosen and rejected."""
+
+  prompts: int = 64  # pairs per step
+  micro: int = 0  # pairs per micro-batch; 0 = all at once
+  pack: int = 0  # as in grpo: rows without padding; 0 = padded
+  beta: float = 0.5  # of the implicit reward
+  max_new_tokens: int = 256  # a pair with a longer completion is dropped
+  max_len: int = 0  # as in sft, of the prompt with either completion
+  # Files of pairs, comma-separated, one a row: {"prompt", "chosen",
+  # "rejected"}, each a text or a list of messages.  "" = pairs made from the
+  # training records' annotated passages.
+  path: str = ""
+
+  @property
+  def group(self) -> int:
+    """Completions that share a prompt."""
+    return 2
+
+  def __post_init__(self):
+    _check_sizes("dpo", self)
+    _within(self, "pack", "max_len")
+    _positive(self, "beta")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -600,14 +640,18 @@ class Stage:
   """One training stage: it starts where the stage before ended."""
 
   name: str
-  objective: str = "grpo"  # grpo, sft
-  steps: int = 100  # optimiser rollouts (grpo) or batches (sft)
+  objective: str = "grpo"  # grpo, sft, dpo
+  steps: int = 100  # optimiser rollouts (grpo) or batches (sft, dpo)
+  # Passes over the stage's prompts, in place of `steps`: as many steps as it
+  # takes to see each so many times; the last ones begin one more.  0 = `steps`.
+  epochs: int = 0
   answerable: str = "any"  # which training records: any, only, even
   limit: int = 0  # training questions used; 0 = all
   init_from: str = ""  # a workdir, or workdir/<stage>/checkpoints/<step>
   rewards: Rewards = Rewards()
   grpo: GRPO = GRPO()
   sft: SFT = SFT()
+  dpo: DPO = DPO()
   optimizer: Optimizer = Optimizer()
   save_every: int = 50  # steps between checkpoints
   keep: int = 2  # checkpoints kept, the last always
@@ -616,15 +660,34 @@ class Stage:
   shuffle_rewards: bool = False
 
   def __post_init__(self):
-    _choice("objective", self.objective, ("grpo", "sft"))
+    _choice("objective", self.objective, ("grpo", "sft", "dpo"))
     _choice("answerable", self.answerable, ("any", "only", "even"))
     _positive(self, "save_every", "keep")
-    _within(self, "steps", "limit", "log_rollouts")
+    _within(self, "steps", "epochs", "limit", "log_rollouts")
+    self._check_rows()
     if self.rewards.overlong >= self.grpo.max_new_tokens:
       raise UserError(
         f"rewards.overlong={self.rewards.overlong} must be below"
         f" grpo.max_new_tokens={self.grpo.max_new_tokens}."
       )
+
+  def _check_rows(self):
+    if self.path and self.answerable != "any":
+      raise UserError(
+        f"{self.objective}.path={self.path!r} names rows that do not state"
+        f" whether they are answerable: set answerable=any, not"
+        f" {self.answerable}."
+      )
+
+  @property
+  def learns(self) -> GRPO | SFT | DPO:
+    """The section of its objective."""
+    return {"grpo": self.grpo, "sft": self.sft, "dpo": self.dpo}[self.objective]
+
+  @property
+  def path(self) -> str:
+    """Files of written rows that take the place of records; "" = none."""
+    return "" if self.objective == "grpo" else self.learns.path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,16 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from grounded_jax import (
-  config,
-  grpo_loss,
-  logp,
-  lora,
-  masked,
-  mesh,
-  optim,
-  types,
-)
+from grounded_jax import config, grpo_loss, logp, lora, masked, optim, types
 from grounded_jax import packing as packing_lib
 
 _STD_EPS = 1e-4  # added to a std before dividing by it, as TRL does
@@ -127,34 +118,7 @@ def rollout_logp(
 
   For old_logp (iterations > 1) and ref_logp (beta > 0).
   """
-  part = (prompts, rollout, packing)
-  leaves, rebuild = optim.split(part, _count(cfg, rollout.logp, packing))
-
-  def one(part):
-    return _token_logp(cfg, model, graphdef, params, *part)[0]
-
-  def micro(leaves):
-    part = rebuild(leaves)
-    if packing is None:
-      return one(part)
-    filled = packing_lib.filled(part[2]).any()
-    shape = jax.eval_shape(one, part)
-    nothing = lambda part: jnp.zeros(shape.shape, shape.dtype)
-    return jax.lax.cond(filled, one, nothing, part)
-
-  return optim.join(jax.lax.map(micro, leaves))
-
-
-def _count(cfg: config.GRPO, x: Array, packing: types.Packing | None) -> int:
-  """Micro-batches of a batch; a packed one has one row of each device."""
-  if packing is not None:
-    return packing.cell.shape[0] // mesh.row_ways(x)
-  return x.shape[0] // (cfg.micro or x.shape[0])
-
-
-def _token_logp(cfg, model, graphdef, params, prompts, rollout, packing):
-  """(logp, entropy) of each token of a rollout."""
-  return logp.token_logp(
+  return logp.micro_logp(
     graphdef,
     params,
     prompts,
@@ -163,6 +127,7 @@ def _token_logp(cfg, model, graphdef, params, prompts, rollout, packing):
     temperature=cfg.temperature,
     model=model,
     packing=packing,
+    micro=cfg.micro,
   )
 
 
@@ -193,25 +158,21 @@ def update(
 
   def share(params, part):
     whole = lora.attach(model.lora, base, params)
-    token_logp, entropy = _token_logp(
-      cfg, model, graphdef, whole, part.prompts, part.rollout, part.packing
+    token_logp, entropy = logp.token_logp(
+      graphdef,
+      whole,
+      part.prompts,
+      part.rollout.tokens,
+      part.rollout.sampled,
+      temperature=cfg.temperature,
+      model=model,
+      packing=part.packing,
     )
     total, tally = grpo_loss.loss(cfg, token_logp, entropy, part)
     return masked.divide(total, denominator), tally
 
-  live, shards = (batch.weight != 0).any(1), mesh.row_ways(batch.weight)
-  used = None
-  if batch.packing is not None:
-    filled = packing_lib.filled(batch.packing).reshape(shards, -1)
-    live, used = None, filled.sum(1).max()
   grads, tallies = optim.micro_gradients(
-    share,
-    state.params,
-    batch,
-    batch.weight.shape[0] // _count(cfg, batch.weight, batch.packing),
-    live=live,
-    shards=shards,
-    used=used,
+    share, state.params, batch, **packing_lib.order(cfg.micro, batch)
   )
   metrics = _metrics(tallies, denominator)
   metrics["policy_lag"] = state.step - batch.policy_step

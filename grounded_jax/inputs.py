@@ -2,7 +2,8 @@
 is allocated."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 from jax.sharding import AbstractMesh, Mesh
 
@@ -13,15 +14,17 @@ from grounded_jax import (
   log,
   mesh,
   pipeline,
+  prompts,
   verifiers,
   weights,
+  written,
 )
 from grounded_jax import tokenizer as tokenizer_lib
-from grounded_jax.data import sources
-from grounded_jax.records import Example
+from grounded_jax.data import demonstrations, dialogues, preferences, sources
+from grounded_jax.records import Dialogue, Example, UserError
 
 Fitted = Sequence[tuple[Example, list[int]]]
-Data = pipeline.Prompts | pipeline.Demonstrations | lessons.Lessons
+Data = pipeline.Prompts | written.Written | lessons.Lessons
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Inputs:
 
 def check_rows(devices: Mesh | AbstractMesh, stage: config.Stage) -> None:
   """Raises UserError where a mesh does not divide a stage's prompts."""
-  section = stage.grpo if stage.objective == "grpo" else stage.sft
+  section = stage.learns
   mesh.check_rows(devices, f"{stage.objective}.prompts", section.prompts)
   if stage.objective == "grpo" and section.sample_chunks > 1:
     size = section.prompts // section.sample_chunks
@@ -75,21 +78,69 @@ def training_data(
   index: int,
   tokenizer: tokenizer_lib.Tokenizer,
 ) -> Data:
-  """The training prompts of a stage, supervised ones with demonstrations."""
+  """The training prompts of a stage, with their completions if written."""
   stage, data = experiment.stages[index], experiment.data
   if stage.objective == "sft" and stage.sft.demonstrations != "gold":
     return lessons.Lessons(tokenizer, data, stage.sft, experiment.seed, index)
-  source = stage_source(experiment, stage)
-  examples, _ = records(data, source, stage.rewards.verifier)
-  common = (examples, tokenizer, data)
-  choice = {
-    "seed": experiment.seed,
-    "stage": index,
-    "answerable": source.answerable,
-  }
+  order = {"seed": experiment.seed, "stage": index}
+  if stage.path:
+    rows, fits = written.of_dialogues(dialogues_of(stage), tokenizer, data)
+  else:
+    source = stage_source(experiment, stage)
+    examples, _ = records(data, source, stage.rewards.verifier)
+    choice = source.answerable
+    if stage.objective == "grpo":
+      return pipeline.Prompts(
+        examples, tokenizer, data, **order, answerable=choice
+      )
+    rows, fits = written.of_examples(
+      examples, _texts(experiment, stage), tokenizer, data, choice
+    )
+  return written.Written(
+    rows, fits, data, stage.objective, stage.learns, **order
+  )
+
+
+def dialogues_of(stage: config.Stage) -> Sequence[Dialogue]:
+  """The rows of a stage's own files, the first `limit` of them."""
+  read = {"sft": dialogues.demonstrations, "dpo": dialogues.preferences}
+  found = read[stage.objective](stage.path)
+  return found[: stage.limit or None]
+
+
+def _texts(
+  experiment: config.Experiment, stage: config.Stage
+) -> Callable[[Example], Sequence[str]]:
+  """What is written for an example: demonstrations, or chosen and rejected."""
+  common = {"tags": experiment.data.tags, "refusal": prompts.REFUSAL}
   if stage.objective == "sft":
-    return pipeline.Demonstrations(*common, stage.sft, **choice)
-  return pipeline.Prompts(*common, **choice)
+    return functools.partial(
+      demonstrations.make, group=stage.sft.group, **common
+    )
+  return functools.partial(preferences.make, seed=experiment.seed, **common)
+
+
+def with_steps(
+  experiment: config.Experiment, found: Inputs
+) -> config.Experiment:
+  """The experiment with `steps` where a stage states `epochs`.
+
+  Raises:
+    UserError: the stage's prompts have no end.
+  """
+
+  def counted(stage: config.Stage, data: Data) -> config.Stage:
+    if not stage.epochs:
+      return stage
+    if isinstance(data, lessons.Lessons):
+      raise UserError(
+        f"{stage.name}: lessons have no end: set steps, and epochs=0."
+      )
+    steps = -(-stage.epochs * len(data) // stage.learns.prompts)
+    return dataclasses.replace(stage, steps=steps)
+
+  stages = map(counted, experiment.stages, found.stages)
+  return dataclasses.replace(experiment, stages=tuple(stages))
 
 
 def records(
@@ -147,9 +198,9 @@ def describe(data: Data) -> str:
       f"; {fits.shortened} lost {fits.passages} passages to"
       f" data.max_prompt_len, which left {fits.flipped} unanswerable"
     )
-  if isinstance(data, pipeline.Demonstrations):
+  if isinstance(data, written.Written):
     words += (
-      f"; left out: {data.too_long} with longer demonstrations,"
-      f" {data.without} without one"
+      f"; left out: {data.too_long} that are longer than allowed,"
+      f" {data.without} without a completion"
     )
   return words

@@ -86,6 +86,7 @@ class Journal:
   def __init__(
     self,
     experiment: config.Experiment,
+    stated: Mapping[str, Any],
     workdir: pathlib.Path,
     policy: policy_lib.Policy,
     sets: Mapping[str, inputs.Fitted],
@@ -96,6 +97,7 @@ class Journal:
 
     Args:
       experiment: what is run.
+      stated: it as its user stated it, which is what is kept.
       workdir: made if it does not exist.
       policy: what is evaluated.
       sets: the prompts of each evaluation.
@@ -106,7 +108,7 @@ class Journal:
     self.workdir = workdir
     self.policy = policy
     self._sets = sets
-    self._config = config.to_dict(experiment)
+    self._config = stated
     self._profile = profile
     self._tracing = False
     self._steps = 0  # done by this process

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from grounded_jax import config, mesh, types
+from grounded_jax import config, mesh, optim, types
 from grounded_jax import model as model_lib
 from grounded_jax import packing as packing_lib
 
@@ -95,6 +95,56 @@ def token_scores(
   )
   kept = lambda x: jnp.where(sampled, x, jnp.zeros_like(x))
   return jax.tree.map(lambda x: kept(restore(x)), scores)
+
+
+def micro_logp(
+  graphdef: Any,
+  params: Any,
+  prompts: types.PromptBatch,
+  tokens: Int[Array, "P G C"],
+  sampled: Bool[Array, "P G C"],
+  *,
+  temperature: float,
+  model: config.Model,
+  packing: types.Packing | None = None,
+  micro: int = 0,
+) -> Float[Array, "P G C"]:
+  """Returns the logp of `token_logp`, without a gradient, part by part.
+
+  Args:
+    graphdef: of the model.
+    params: of the model.
+    prompts: of all parts.
+    tokens: of their completions.
+    sampled: which of them count.
+    temperature: of the distribution.
+    model: its section.
+    packing: of the rows; an empty row is not computed.
+    micro: prompts of a part without packing; 0 = all at once.
+  """
+  part = (prompts, tokens, sampled, packing)
+  count = packing_lib.micro_batches(micro, tokens, packing)
+  leaves, rebuild = optim.split(part, count)
+
+  def one(part):
+    *batch, packing = part
+    return token_logp(
+      *(graphdef, params, *batch),
+      temperature=temperature,
+      model=model,
+      packing=packing,
+    )[0]
+
+  def each(leaves):
+    part = rebuild(leaves)
+    if packing is None:
+      return one(part)
+    filled = packing_lib.filled(part[-1]).any()
+    shape = jax.eval_shape(one, part)
+    nothing = lambda part: jnp.zeros(shape.shape, shape.dtype)
+    return jax.lax.cond(filled, one, nothing, part)
+
+  return optim.join(jax.lax.map(each, leaves))
 
 
 def _scored(

@@ -17,7 +17,7 @@ from jax.sharding import (
   NamedSharding,
   PartitionSpec,
 )
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from grounded_jax import config
 from grounded_jax.records import UserError
@@ -237,7 +237,7 @@ def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, spec(("batch",)))
 
 
-def row_ways(x: Float[Array, "P ..."]) -> int:
+def row_ways(x: Shaped[Array, "P ..."]) -> int:
   """Returns in how many parts the mesh of an array within jit cuts prompts."""
   mesh = jax.typeof(x).sharding.mesh
   return ways(mesh, "batch") if mesh.axis_names == AXES else 1

@@ -14,13 +14,14 @@ is a program of its own.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from grounded_jax import config, types
+from grounded_jax import config, mesh, types
 
 # Rows are so many lengths at most, and these are multiples of so many tokens.
 _LENGTHS = 16
@@ -200,11 +201,11 @@ def _length(needed: int, room: int) -> int:
 
 
 def _places(
-  row: list[int], batch: types.Batch, counts: np.ndarray
+  row: list[int], batch: types.Batch | types.SFTBatch, counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """The cells that a row's tokens fill, and its targets."""
   _, l = batch.prompts.tokens.shape
-  _, g, c = batch.rollout.tokens.shape
+  _, g, c = batch.tokens.shape
   cells, targets = [], []
   for slot, which in enumerate(row):
     start = slot * (l + g * (c - 1))
@@ -217,7 +218,11 @@ def _places(
   return join(cells), join(targets)
 
 
-def pack(cfg: config.GRPO, batch: types.Batch, ways: int) -> types.Batch:
+def pack(
+  cfg: config.GRPO | config.SFT | config.DPO,
+  batch: types.Batch | types.SFTBatch,
+  ways: int,
+) -> types.Batch | types.SFTBatch:
   """Returns the host batch with its groups in packed rows.
 
   Groups and completions without weight are in no row.  Rows that hold any
@@ -232,9 +237,9 @@ def pack(cfg: config.GRPO, batch: types.Batch, ways: int) -> types.Batch:
     R rows with S slots for groups each, in the order in which `optim.split`
     deals one row of every device to a micro-batch.
   """
-  p, g, c = batch.rollout.tokens.shape
+  p, g, c = batch.tokens.shape
   each = (cfg.micro or p) // ways  # groups of full length in a row
-  counts = batch.rollout.sampled.sum(-1) * (batch.weight != 0)  # [P G]
+  counts = batch.spans  # [P G]
   live = np.flatnonzero(counts.any(1))
   own = np.maximum(counts - 1, 0).sum(1)
   width = batch.prompts.tokens.shape[1] + g * (c - 1)
@@ -273,9 +278,41 @@ def _filled(parts: list[np.ndarray], width: int, beyond: int) -> np.ndarray:
   return out
 
 
-def _in_slots(batch: types.Batch, where: np.ndarray) -> types.Batch:
+def _in_slots(
+  batch: types.Batch | types.SFTBatch, where: np.ndarray
+) -> types.Batch | types.SFTBatch:
   """The groups where they were dealt to; an empty slot weighs nothing."""
   pick = lambda x: x[np.maximum(where, 0)] if np.ndim(x) else x
   batch = jax.tree.map(pick, batch)
-  weight = batch.weight * (where >= 0)[:, None]
-  return dataclasses.replace(batch, weight=weight)
+  filled = (where >= 0).reshape(-1, *(1,) * (batch.weight.ndim - 1))
+  return dataclasses.replace(batch, weight=batch.weight * filled)
+
+
+def micro_batches(
+  micro: int, x: Shaped[Array, "P ..."], packing: types.Packing | None
+) -> int:
+  """Returns their number; a packed one has one row of each device.
+
+  Args:
+    micro: prompts of one that is not packed; 0 = all at once.
+    x: an array of the batch.
+    packing: of the batch, if it is packed.
+  """
+  if packing is not None:
+    return packing.cell.shape[0] // mesh.row_ways(x)
+  return x.shape[0] // (micro or x.shape[0])
+
+
+def order(micro: int, batch: types.Batch | types.SFTBatch) -> dict[str, Any]:
+  """Returns how `optim.micro_gradients` is to go through a batch.
+
+  Micro-batches without weight are not computed.
+  """
+  weight, packing = batch.weight, batch.packing
+  shards = mesh.row_ways(weight)
+  size = weight.shape[0] // micro_batches(micro, weight, packing)
+  if packing is None:
+    live = (weight != 0).any(tuple(range(1, weight.ndim)))
+    return {"micro": size, "shards": shards, "live": live}
+  used = filled(packing).reshape(shards, -1).sum(1).max()
+  return {"micro": size, "shards": shards, "used": used}

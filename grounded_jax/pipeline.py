@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from grounded_jax import config, prompts, types
-from grounded_jax.data import demonstrations, sources, support
+from grounded_jax.data import sources, support
 from grounded_jax.records import Example, UserError
 from grounded_jax.tokenizer import Tokenizer
 
@@ -133,7 +133,7 @@ def pack(
   )
 
 
-class _Order:
+class Order:
   """The endless, epoch-shuffled order of `size` things."""
 
   def __init__(self, size: int, seed: int, stage: int):
@@ -165,10 +165,10 @@ class Prompts:
   ):
     """Fits the examples, then drops those that `answerable` now excludes."""
     fitted, self.fits = fit_all(examples, tokenizer, data)
-    self._fitted = _still(fitted, answerable)
+    self._fitted = still(fitted, answerable)
     self._length = bucket(self.fits.longest, data)
     self._buckets = data.buckets
-    self._order = _Order(len(self._fitted), seed, stage)
+    self._order = Order(len(self._fitted), seed, stage)
 
   def __len__(self) -> int:
     return len(self._fitted)
@@ -194,7 +194,7 @@ class Prompts:
     return batch, tuple(example for example, _ in rows)
 
 
-def _still(fitted: list[tuple[Example, list[int]]], answerable: str):
+def still(fitted: list[tuple[Example, list[int]]], answerable: str):
   """Those of the fitted examples that the choice `answerable` keeps."""
   if answerable == "any":
     return fitted
@@ -206,73 +206,3 @@ def _still(fitted: list[tuple[Example, list[int]]], answerable: str):
       " to fit data.max_prompt_len: raise it."
     )
   return [(example, ids) for example, ids in fitted if example.id in names]
-
-
-class Demonstrations:
-  """Prompts with G demonstrations each, for supervised fine-tuning."""
-
-  def __init__(
-    self,
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    data: config.Data,
-    sft: config.SFT,
-    seed: int,
-    stage: int,
-    answerable: str = "any",
-  ):
-    """Demonstrates the examples as fitted; drops and counts what cannot be."""
-    fitted, self.fits = fit_all(examples, tokenizer, data)
-    fitted = _still(fitted, answerable)
-    opened = prefill(tokenizer, data).rstrip()
-    self._rows = []
-    self.without = self.too_long = 0  # examples left out, and why
-    for example, ids in fitted:
-      texts = demonstrations.make(
-        example, sft.group, tags=data.tags, refusal=prompts.REFUSAL
-      )
-      taught = [
-        [*tokenizer.encode(text.removeprefix(opened)), tokenizer.eos[0]]
-        for text in texts
-      ]
-      self.without += not taught
-      over = any(len(t) > sft.max_new_tokens for t in taught)
-      self.too_long += over
-      if taught and not over:
-        self._rows.append((example, ids, taught))
-    if not self._rows:
-      raise UserError(
-        f"None of {len(fitted)} examples gives a demonstration of at most"
-        f" sft.max_new_tokens={sft.max_new_tokens} tokens: {self.too_long} are"
-        f" longer, {self.without} hold no sentence with their answer."
-      )
-    longest = max(len(t) for _, _, taught in self._rows for t in taught)
-    self._completion = min(-(-longest // 16) * 16, sft.max_new_tokens)
-    self._length = bucket(self.fits.longest, data)
-    self._buckets = data.buckets
-    self._order = _Order(len(self._rows), seed, stage)
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def take(self, cursor: int, n: int) -> types.SFTBatch:
-    """The batch of positions cursor .. cursor + n - 1."""
-    rows = [self._rows[which] for which, _ in self._order.take(cursor, n)]
-    g = len(rows[0][2])
-    tokens = np.zeros((n, g, self._completion), np.int32)
-    weight = np.zeros(tokens.shape, np.float32)
-    for p, (_, _, taught) in enumerate(rows):
-      for i, ids in enumerate(taught):
-        tokens[p, i, : len(ids)] = ids
-        weight[p, i, : len(ids)] = 1.0
-    return types.SFTBatch(
-      prompts=pack(
-        [ids for _, ids, _ in rows],
-        [key(example.id) for example, _, _ in rows],
-        shortest(
-          max(len(ids) for _, ids, _ in rows), self._length, self._buckets
-        ),
-      ),
-      tokens=tokens,
-      weight=weight,
-    )

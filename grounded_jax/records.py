@@ -134,6 +134,15 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Dialogue:
+  """A prompt that is already worded, with completions written for it."""
+
+  id: str
+  turns: tuple[tuple[str, str], ...]  # (role, content) of each message
+  completions: tuple[str, ...]  # one to be taught, or (chosen, rejected)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Completion:
   """One sampled answer, split into its parts."""
 

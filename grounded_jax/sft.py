@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from grounded_jax import config, logp, lora, masked, optim, types
+from grounded_jax import config, logp, lora, masked, optim, packing, types
 
 
 @functools.partial(
@@ -45,6 +45,7 @@ def update(
       part.weight > 0,
       temperature=1.0,
       model=model,
+      packing=part.packing,
     )
     share = -masked.sum(scores.logp, part.weight)
     sums = {
@@ -55,7 +56,9 @@ def update(
     sums = {k: masked.divide(v, denominator) for k, v in sums.items()}
     return sums["loss"], sums
 
-  grads, sums = optim.micro_gradients(loss, state.params, batch, cfg.micro)
+  grads, sums = optim.micro_gradients(
+    loss, state.params, batch, **packing.order(cfg.micro, batch)
+  )
   state, metrics = optim.apply(tx, state, grads, denominator)
   metrics |= jax.tree.map(lambda x: x.sum(0), sums)
   metrics["tokens"] = (batch.weight > 0).sum().astype(jnp.float32)

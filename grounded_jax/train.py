@@ -27,7 +27,6 @@ from grounded_jax import (
   hosts,
   inputs,
   journal,
-  lessons,
   log,
   mesh,
   optim,
@@ -36,8 +35,8 @@ from grounded_jax import (
   pipeline,
   report,
   rewards,
-  sft,
   stops,
+  taught,
   types,
   verifiers,
 )
@@ -68,17 +67,18 @@ def run(
   Raises:
     UserError: the experiment cannot run, or `workdir` holds another one.
   """
-  hosts.once(
-    lambda: checkpoint.check_same_run(workdir, config.to_dict(experiment))
-  )
+  stated = config.to_dict(experiment)
+  hosts.once(lambda: checkpoint.check_same_run(workdir, stated))
   for stage in experiment.stages:
     if stage.init_from and not checkpoint.steps(workdir, stage.name):
       checkpoint.find(stage.init_from)
   tokenizer = tokenizer_lib.load(experiment.model)
   found = inputs.load(experiment, tokenizer)
+  experiment = inputs.with_steps(experiment, found)
   policy, params = policy_lib.load(experiment, tokenizer)
   book = journal.Journal(
     experiment,
+    stated,
     workdir,
     policy,
     found.evals,
@@ -90,8 +90,11 @@ def run(
     for index, stage in enumerate(experiment.stages):
       params = start(book, index, params)
       if book.done(stage) < stage.steps:
-        loop = {"grpo": grpo_stage, "sft": sft_stage}[stage.objective]
-        params = loop(book, index, params, found.stages[index], score)
+        data = found.stages[index]
+        if stage.objective == "grpo":
+          params = grpo_stage(book, index, params, data, score)
+        else:
+          params = taught.stage(book, index, params, data)
       book.evaluate(stage, stage.steps, params)
       summary = hosts.once(book.write_summary)
     page = hosts.once(lambda: report.write(workdir))
@@ -327,35 +330,3 @@ def learn(
   if cfg.pack:
     metrics["row_tokens"] = batch.packing.cell.shape[1]
   return state, metrics
-
-
-def sft_stage(
-  book: journal.Journal,
-  index: int,
-  params: Any,
-  data: pipeline.Demonstrations | lessons.Lessons,
-  score: groups.Scorer | None,
-) -> Any:
-  """The parameters after a supervised stage that starts from `params`."""
-  del score  # demonstrations are not scored
-  stage, policy = book.experiment.stages[index], book.policy
-  tx = optim.make(stage.optimizer, stage.steps)
-  book.progress.note(f"{stage.name}  {inputs.describe(data)}")
-  with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
-    at = checkpoint.begin(saves, tx, params, with_reference=False)
-    state, cursor = at.state, at.cursor
-    for step in range(at.step, stage.steps):
-      watch = Stopwatch()
-      # 1. Prompts and their demonstrations.  [P L], [P G C]
-      batch = policy_lib.put(policy.rows, data.take(cursor, stage.sft.prompts))
-      cursor += stage.sft.prompts
-      # 2. Update.
-      state, learned = sft.update(
-        *(stage.sft, policy.model, policy.graphdef, tx, state, batch),
-        policy.base,
-      )
-      state = checkpoint.place(state, at.like)
-      # 3. Log; save (state and cursor, both after this step); evaluate.
-      book.step(stage, step + 1, jax.device_get(learned), watch)
-      book.save(saves, stage, step + 1, state, cursor, None)
-  return state.params

@@ -66,15 +66,36 @@ class Batch:
   ref_logp: Float[Array, "P G C"] | None = None  # None: no KL term
   packing: Packing | None = None  # None: padded
 
+  @property
+  def tokens(self) -> Int[Array, "P G C"]:
+    """Those of the completions."""
+    return self.rollout.tokens
+
+  @property
+  def spans(self) -> Int[Array, "P G"]:
+    """How many tokens of each completion are computed."""
+    return self.rollout.sampled.sum(-1) * (self.weight != 0)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SFTBatch:
-  """Demonstrations: G of them share a prompt."""
+  """Completions that were written: G of them share a prompt.
+
+  Of a preference G is 2: the chosen one, then the rejected one.  With `packing`
+  P is as in `Batch`.
+  """
 
   prompts: PromptBatch
   tokens: Int[Array, "P G C"]
   weight: Float[Array, "P G C"]  # of each token in the loss; 0 = not trained
+  packing: Packing | None = None  # None: padded
+
+  @property
+  def spans(self) -> Int[Array, "P G"]:
+    """How many tokens of each completion are computed: to its last weight."""
+    places = np.arange(1, self.tokens.shape[-1] + 1)
+    return ((self.weight != 0) * places).max(-1)
 
 
 @jax.tree_util.register_dataclass

@@ -9,6 +9,7 @@ import numpy as np
 
 from grounded_jax import config, weights
 from grounded_jax import model as model_lib
+from grounded_jax.weights import table
 
 VOCAB = 53
 _SIZES = {
@@ -114,6 +115,20 @@ def their_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
 
   with torch.no_grad():
     return model(torch.tensor(np.array(tokens))).logits.numpy()
+
+
+def their_gradients(reference: Any, decoder: config.Decoder, loss: Any):
+  """The gradient of a loss by torch, as a tree of our leaves."""
+  reference.zero_grad()
+  loss.backward()
+  grads = {n: p.grad.numpy() for n, p in reference.named_parameters()}
+  out, sizes = {"blocks": {}}, table.sizes(decoder)
+  for row in table.rows(decoder):
+    node = out["blocks"] if row.stacked else out
+    node[row.path[-1]] = table.leaf(
+      row, sizes, grads.__getitem__, np.dtype("float32")
+    )
+  return out
 
 
 def ours(path: pathlib.Path) -> tuple[config.Decoder, Any, Any]:

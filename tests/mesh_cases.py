@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from grounded_jax import config, grpo, mesh, model, optim, packing, types
+from grounded_jax import (
+  config,
+  dpo,
+  grpo,
+  mesh,
+  model,
+  optim,
+  packing,
+  types,
+)
 
 MESHES = {
   "data": (8, 1, 1),
@@ -58,12 +67,24 @@ def rollout(p: int = 16, l: int = 12, g: int = 2, c: int = 6) -> types.Batch:
   )
 
 
-def change(cut: config.Decoder, devices, micro: int, pack: int = 0):
+def pairs(batch: types.Batch) -> types.SFTBatch:
+  """The completions of a rollout as chosen and rejected ones."""
+  return types.SFTBatch(
+    prompts=batch.prompts,
+    tokens=batch.tokens,
+    weight=(batch.rollout.sampled * batch.weight[..., None]).astype(np.float32),
+  )
+
+
+def change(
+  cut: config.Decoder, devices, micro: int, pack: int = 0, preferred=False
+):
   """(the parameters' change, loss) of one update on a mesh; None = no mesh.
 
   Micro-batches compute their layers again.
   """
-  cfg = grpo_cases.plain(prompts=16, micro=micro, pack=pack)
+  sizes = {"prompts": 16, "micro": micro, "pack": pack}
+  cfg = config.DPO(**sizes) if preferred else grpo_cases.plain(**sizes)
   wide = "float64"
   made = config.Model(
     decoder=cut,
@@ -75,6 +96,7 @@ def change(cut: config.Decoder, devices, micro: int, pack: int = 0):
   graphdef, params = model.init(cut, jax.random.key(0), wide)
   params = jax.tree.map(lambda x: 2 * x, params)
   batch, before = rollout(), jax.device_get(params)
+  batch = pairs(batch) if preferred else batch
   if pack:
     batch = packing.pack(cfg, batch, mesh.ways(devices, "batch"))
   if devices is not None:
@@ -84,14 +106,23 @@ def change(cut: config.Decoder, devices, micro: int, pack: int = 0):
     place = lambda x: jax.device_put(x, rows) if x.ndim else jnp.asarray(x)
     batch = jax.tree.map(place, batch)
   state = optim.init(DESCENT, params)
-  state, metrics = grpo.update(cfg, made, graphdef, DESCENT, state, batch)
+  common = (cfg, made, graphdef)
+  if preferred:  # over a reference to which all completions are alike
+    ref_logp = jnp.full_like(batch.weight[..., 0], -20.0)
+    state, metrics = dpo.update(*common, DESCENT, state, batch, ref_logp)
+  else:
+    state, metrics = grpo.update(*common, DESCENT, state, batch)
   after = jax.device_get(state.params)
   moved = jax.tree.map(np.subtract, after, before)
   return moved, float(metrics["loss"])
 
 
 def worst(
-  cut: config.Decoder, sizes: tuple[int, int, int], micro: int, pack: int = 0
+  cut: config.Decoder,
+  sizes: tuple[int, int, int],
+  micro: int,
+  pack: int = 0,
+  preferred: bool = False,
 ):
   """Largest difference to one device, over the leaf's largest change.
 
@@ -100,8 +131,8 @@ def worst(
   devices = mesh.make(
     config.Mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
   )
-  want, loss = change(cut, None, micro)
-  got, sharded_loss = change(cut, devices, micro, pack)
+  want, loss = change(cut, None, micro, 0, preferred)
+  got, sharded_loss = change(cut, devices, micro, pack, preferred)
   off = jax.tree.map(
     lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()), want, got
   )
@@ -113,5 +144,6 @@ if __name__ == "__main__":  # python tests/mesh_cases.py MESH [packed]
   cases = [(decoder(True), sizes, 0), (decoder(False, 5.0), sizes, 8)]
   if sys.argv[2:]:
     packing._MULTIPLE = 4  # rows shorter than they may be
-    cases = [(decoder(False, 5.0), sizes, 8, 2)]
+    cut = decoder(False, 5.0)
+    cases = [(cut, sizes, 8, 2), (cut, sizes, 8, 2, True)]
   print(json.dumps([worst(*case) for case in cases]))

@@ -13,7 +13,6 @@ import safetensors.numpy
 
 from grounded_jax import config, logp, model, sampler, weights
 from grounded_jax.records import UserError
-from grounded_jax.weights import table
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -48,20 +47,6 @@ def prompts():
   return cases.prompts((11, 6, 9), 12, families.VOCAB)
 
 
-def their_gradients(reference, decoder, loss):
-  """The gradient of a loss by torch, as a tree of our leaves."""
-  reference.zero_grad()
-  loss.backward()
-  grads = {n: p.grad.numpy() for n, p in reference.named_parameters()}
-  out, sizes = {"blocks": {}}, table.sizes(decoder)
-  for row in table.rows(decoder):
-    node = out["blocks"] if row.stacked else out
-    node[row.path[-1]] = table.leaf(
-      row, sizes, grads.__getitem__, np.dtype("float32")
-    )
-  return out
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_logits_and_gradients_equal_those_of_transformers(made, name, record):
   """Each prompt by itself there, padded here."""
@@ -85,7 +70,7 @@ def test_logits_and_gradients_equal_those_of_transformers(made, name, record):
     out = reference(row).logits
     their_loss = their_loss + (out * torch.tensor(factor[i : i + 1, :n])).sum()
     want.append(out.detach().numpy()[0])
-  want_grads = their_gradients(reference, decoder, their_loss)
+  want_grads = families.their_gradients(reference, decoder, their_loss)
   gaps = [np.abs(got[i, : len(w)] - w).max() for i, w in enumerate(want)]
   record("logits", max(gaps))
   record("gradients", cases.worst(grads, want_grads))
@@ -130,7 +115,7 @@ def test_groups_equal_transformers_on_every_sequence(made, name, record):
 
   grads, got = jax.jit(jax.grad(loss, has_aux=True))(params)
   want = their_logp(reference, batch, tokens)
-  want_grads = their_gradients(
+  want_grads = families.their_gradients(
     reference, decoder, (want * torch.tensor(factor)).sum()
   )
   gap = np.abs(got - want.detach().numpy() * sampled).max()

@@ -36,11 +36,11 @@ LAYERS = (
   ("consistency", "model", "report", "scoring", "selective", "tokenizer"),
   ("baselines", "pipeline", "stops", "t5", "tokenizer_files"),
   # Layer 3.
-  ("lessons", "logp", "sampler", "weights"),
+  ("lessons", "logp", "sampler", "weights", "written"),
   ("blocks",),
   ("refill",),
   # Layer 4.
-  ("checkpoint", "grpo", "sft"),
+  ("checkpoint", "dpo", "grpo", "sft"),
   ("groups", "inputs", "layout", "verifiers/t5"),
   ("policy",),
   # Layer 5.
@@ -48,7 +48,7 @@ LAYERS = (
   ("aot",),
   ("topology",),
   ("journal", "variants"),
-  ("ahead",),
+  ("ahead", "taught"),
   # Layers 6 and 7.
   ("train",),
   ("modes",),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from grounded_jax import config, logp, model, optim, sft, types
+from grounded_jax import config, logp, model, optim, packing, sft, types
 
 DECODER = config.Decoder(
   layers=2, embed=8, mlp=12, heads=2, kv_heads=1, head_dim=4, vocab=13
@@ -43,10 +43,12 @@ def scores(graphdef, params, batch) -> logp.Scores:
   )
 
 
-def one_update(batch, micro=0):
+def one_update(batch, micro=0, pack=0):
   graphdef, params = model.init(DECODER, jax.random.key(0), "float32")
-  cfg = config.SFT(prompts=2, group=2, micro=micro)
+  cfg = config.SFT(prompts=2, group=2, micro=micro, pack=pack)
   state = optim.init(DESCENT, jax.tree.map(jnp.copy, params))
+  if pack:
+    batch = packing.pack(cfg, jax.tree.map(np.asarray, batch), 1)
   state, metrics = sft.update(cfg, MODEL, graphdef, DESCENT, state, batch)
   return graphdef, params, state, metrics
 
@@ -100,3 +102,22 @@ def test_accuracy_is_one_where_every_token_is_the_likeliest():
   best = np.asarray(scores(graphdef, state.params, batch).best)
   assert best[:, :, 1:][np.asarray(batch.weight)[:, :, 1:] > 0].all()
   assert 0.7 < metrics["accuracy"] < 1.0
+
+
+def test_the_packed_step_is_the_padded_one(monkeypatch):
+  """Both prompts in one row; one token inside a span has weight 0."""
+  monkeypatch.setattr(packing, "_MULTIPLE", 1)
+  batch = demonstrations()
+  assert np.array(jax.tree.map(np.asarray, batch).spans).tolist() == [
+    [3, 2],
+    [2, 3],
+  ]
+  _, _, whole, metrics = one_update(batch)
+  _, _, packed, packed_metrics = one_update(batch, micro=1, pack=2)
+  for name, value in metrics.items():
+    np.testing.assert_allclose(packed_metrics[name], value, rtol=1e-5)
+  jax.tree.map(
+    lambda got, want: np.testing.assert_allclose(got, want, atol=1e-6),
+    packed.params,
+    whole.params,
+  )

@@ -13,10 +13,12 @@ import tiny
 from grounded_jax import (
   checkpoint,
   config,
+  dpo,
   grpo,
   log,
   main,
   optim,
+  packing,
   scoring,
   sft,
   tokenizer,
@@ -245,21 +247,31 @@ def test_every_rollout_is_stored_with_its_parts(two_stages):
   assert metrics["reward/luck"] == pytest.approx(mean, rel=1e-6)
 
 
-def test_supervised_steps_lower_the_loss_and_resume(tmp_path, monkeypatch):
-  path = tiny.write_records(tmp_path / "records.jsonl")
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_supervised_steps_lower_the_loss_and_resume(
+  objective, tmp_path, monkeypatch
+):
+  """Three epochs of 4 prompts in packed rows of 2, stopped in step 4."""
+  monkeypatch.setattr(packing, "_LENGTHS", 1)  # of rows: one program
+  path = tiny.write_records(tmp_path / "records.jsonl", count=4)
+  common = {"prompts": 2, "micro": 1, "pack": 2, "max_new_tokens": 256}
   stage = tiny.stage(
-    "sft",
-    objective="sft",
-    steps=6,
-    sft=config.SFT(prompts=2, max_new_tokens=256),
+    objective,
+    objective=objective,
+    epochs=3,
+    sft=config.SFT(**common),
+    dpo=config.DPO(**common),
     optimizer=config.Optimizer(lr=3e-2, warmup=0.0),
   )
   experiment = tiny.experiment(path, [stage], evals=False)
   run(experiment, tmp_path / "run")
   rows = log.read_metrics(tmp_path / "run")
+  assert len(rows) == 6
   assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+  if objective == "dpo":  # the reference is the start itself
+    assert rows[0]["loss"] == pytest.approx(np.log(2), rel=1e-5)
 
-  calls = []
+  calls, module = [], {"sft": sft, "dpo": dpo}[objective]
 
   def fourth_fails(*args):
     calls.append(args)
@@ -267,8 +279,8 @@ def test_supervised_steps_lower_the_loss_and_resume(tmp_path, monkeypatch):
       raise Stop
     return update(*args)
 
-  update = sft.update
-  monkeypatch.setattr(sft, "update", fourth_fails)
+  update = module.update
+  monkeypatch.setattr(module, "update", fourth_fails)
   with pytest.raises(Stop):
     run(experiment, tmp_path / "again")
   run(experiment, tmp_path / "again")

@@ -15,6 +15,9 @@ from grounded_jax.records import Doc, Example
 _LONGEST = 40
 _GOLDS = 5  # gold answers told at most
 
+# The passage (from 0), what in it answers, and the sentence that says so.
+Evidence = tuple[int, str, str]
+
 _FOUND = (
   "Document [{k}], {title}, says: {said}.",
   "{title} (document [{k}]) gives the answer: {said}.",
@@ -41,17 +44,38 @@ def make(
   found = evidence(example)
   if example.answerable and not found:
     return []
-  answer = _answer(example, found) if example.answerable else refusal
-  if not tags:
-    return [answer] * group
+  found = found if example.answerable else []
   return [
-    f"<think>{_think(example, found, i)}</think><answer>{answer}</answer>"
-    for i in range(group)
+    write(example, found, i, tags=tags, refusal=refusal) for i in range(group)
   ]
 
 
-def evidence(example: Example) -> list[tuple[int, str, str]]:
-  """(passage from 0, what answers, its sentence), one for each gold answer.
+def write(
+  example: Example,
+  found: list[Evidence],
+  variant: int,
+  *,
+  tags: bool,
+  refusal: str,
+) -> str:
+  """The completion that tells what was found, or refuses if it is nothing.
+
+  Args:
+    example: whose passages are named.
+    found: as `evidence` has it.
+    variant: of the think part's words.
+    tags: as in `make`; so is `refusal`.
+    refusal: the sentence that the prompt asks for.
+  """
+  answer = _answer(example, found) if found else refusal
+  if not tags:
+    return answer
+  think = _think(example, found, variant)
+  return f"<think>{think}</think><answer>{answer}</answer>"
+
+
+def evidence(example: Example) -> list[Evidence]:
+  """What answers, one for each gold answer.
 
   The passage is the first that holds the gold answer.  Golds that no passage
   shown holds, or whose words do not stand in the passage, are left out.
@@ -113,7 +137,7 @@ def _statement(words: str, place: int) -> str:
   return f"{words} [{place + 1}]."
 
 
-def _answer(example: Example, found: list[tuple[int, str, str]]) -> str:
+def _answer(example: Example, found: list[Evidence]) -> str:
   if example.task == "list":
     items = [f"{answer} [{place + 1}]" for place, answer, _ in found]
     return ", ".join(items) + "."
@@ -121,10 +145,8 @@ def _answer(example: Example, found: list[tuple[int, str, str]]) -> str:
   return " ".join(_statement(sentence, place) for place, sentence in told)
 
 
-def _think(
-  example: Example, found: list[tuple[int, str, str]], variant: int
-) -> str:
-  if not example.answerable:
+def _think(example: Example, found: list[Evidence], variant: int) -> str:
+  if not found:
     titles = list(dict.fromkeys(doc.title for doc in example.docs))
     return _NOTHING[variant % len(_NOTHING)].format(titles=_and(titles))
   template = _FOUND[variant % len(_FOUND)]

@@ -1,0 +1,145 @@
+"""Conversations that are already worded: demonstrations and preferences.
+
+The rows are those of Trust-Align's training sets (arXiv:2409.11242) and of TRL:
+
+  {"messages": [{"role": "system"?, ...}, {"role": "user", ...}, ...,
+                {"role": "assistant", "content": what is taught}]}
+  {"prompt": ..., "chosen": ..., "rejected": ...}
+
+Of a preference each part is a text or a list of messages.  A prompt that is a
+text is one turn of the user's.  `chosen` and `rejected` may repeat the prompt's
+messages, which may then be left out.  Every mistake names the file and the row.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from grounded_jax.data import parsing
+from grounded_jax.records import Dialogue, UserError
+
+_ROLES = ("system", "user", "assistant")
+_Turns = tuple[tuple[str, str], ...]
+
+
+def demonstrations(path: str) -> tuple[Dialogue, ...]:
+  """The conversations of files, each with its last turn as the completion.
+
+  Args:
+    path: files, comma-separated.
+
+  Raises:
+    UserError: a file is missing, or a row is not such a conversation.
+  """
+  return tuple(_each(path, _demonstration))
+
+
+def preferences(path: str) -> tuple[Dialogue, ...]:
+  """The pairs of files: each prompt with (chosen, rejected).
+
+  Args:
+    path: files, comma-separated.
+
+  Raises:
+    UserError: a file is missing, or a row is not such a pair.
+  """
+  return tuple(_each(path, _preference))
+
+
+def _each(
+  path: str, read: Callable[[str, dict[str, Any]], tuple[_Turns, tuple]]
+) -> Iterator[Dialogue]:
+  for name in path.split(","):
+    for where, row in parsing.rows(pathlib.Path(name.strip())):
+      turns, completions = read(where, row)
+      yield Dialogue(id=where, turns=turns, completions=completions)
+
+
+def _demonstration(
+  where: str, row: dict[str, Any]
+) -> tuple[_Turns, tuple[str, ...]]:
+  if "messages" not in row:
+    raise UserError(
+      f"{where} has no 'messages': a row of sft.path is"
+      ' {"messages": [{"role": ..., "content": ...}, ...]}.'
+    )
+  turns, answer = _completion(f"{where}: 'messages'", row["messages"])
+  return _asked(where, turns), (answer,)
+
+
+def _preference(
+  where: str, row: dict[str, Any]
+) -> tuple[_Turns, tuple[str, ...]]:
+  for name in ("chosen", "rejected"):
+    if name not in row:
+      raise UserError(
+        f"{where} has no {name!r}: a row of dpo.path has prompt, chosen and"
+        " rejected."
+      )
+  turns = None
+  if row.get("prompt") is not None:
+    turns = _prompt(where, row["prompt"])
+  completions = []
+  for name in ("chosen", "rejected"):
+    before, completion = _completion(f"{where}: {name!r}", row[name])
+    if before and turns is not None and before != turns:
+      raise UserError(
+        f"{where}: {name!r} begins with other turns than the prompt: a pair"
+        " needs one prompt for both."
+      )
+    turns = before or turns
+    completions.append(completion)
+  return _asked(where, turns or ()), tuple(completions)
+
+
+def _prompt(where: str, value: Any) -> _Turns:
+  if type(value) is str:
+    return (("user", value),)
+  return _messages(f"{where}: 'prompt'", value)
+
+
+def _completion(where: str, value: Any) -> tuple[_Turns, str]:
+  """The turns before a completion, if it repeats them, and its text."""
+  if type(value) is str:
+    return (), _answer(where, ("assistant", value))
+  *before, last = _messages(where, value)
+  return tuple(before), _answer(where, last)
+
+
+def _messages(where: str, value: Any) -> _Turns:
+  if type(value) is not list or not value:
+    raise UserError(f"{where} must be a list of messages, at least one.")
+  out = []
+  for number, message in enumerate(value, start=1):
+    if (
+      type(message) is not dict
+      or message.get("role") not in _ROLES
+      or type(message.get("content")) is not str
+    ):
+      raise UserError(
+        f"{where}, message {number}, must have a 'content' that is a text and a"
+        f" 'role' that is one of {', '.join(_ROLES)}."
+      )
+    out.append((message["role"], message["content"]))
+  return tuple(out)
+
+
+def _answer(where: str, turn: tuple[str, str]) -> str:
+  """The text of a turn that must be the assistant's and say something."""
+  role, content = turn
+  if role != "assistant" or not content.strip():
+    raise UserError(
+      f"{where} must end with words of the assistant's: they are what is"
+      " taught."
+    )
+  return content
+
+
+def _asked(where: str, turns: _Turns) -> _Turns:
+  """The turns of a prompt, which must end with what the user says."""
+  if not turns or turns[-1][0] != "user" or not turns[-1][1].strip():
+    raise UserError(
+      f"{where}: what comes before the completion must end with words of the"
+      " user's."
+    )
+  return turns

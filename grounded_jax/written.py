@@ -1,0 +1,195 @@
+"""Prompts with completions that were written, not sampled, as token arrays.
+
+For supervised fine-tuning G demonstrations of a prompt, for preferences the
+chosen completion and the rejected one.  The order is that of `pipeline`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from grounded_jax import config, pipeline, types
+from grounded_jax.records import Dialogue, Example, UserError
+from grounded_jax.tokenizer import Tokenizer
+
+_MULTIPLE = 16  # of an array's completion length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """A prompt and its completions, as ids."""
+
+  name: str
+  prompt: list[int]
+  completions: list[list[int]]
+
+
+class Written:
+  """The prompts of a stage, each with the completions written for it."""
+
+  def __init__(
+    self,
+    rows: Sequence[Row],
+    fits: pipeline.Fits,
+    data: config.Data,
+    section: str,
+    cfg: config.SFT | config.DPO,
+    seed: int,
+    stage: int,
+  ):
+    """Drops and counts rows that are too long, or without a completion.
+
+    Args:
+      rows: all that there are.
+      fits: what fitting their prompts did.
+      data: the longest prompt and the lengths of arrays.
+      section: the name of `cfg`, for messages.
+      cfg: how long completions may be.
+      seed: of the order.
+      stage: of the order.
+    """
+    self.fits = fits
+    self.without = sum(not row.completions for row in rows)
+    full = [row for row in rows if row.completions]
+    self._rows = [row for row in full if _short(row, data, cfg)]
+    self.too_long = len(full) - len(self._rows)
+    if not self._rows:
+      raise UserError(
+        f"None of {len(rows)} prompts has a completion that fits:"
+        f" {self.without} have none, because no sentence holds their answer,"
+        f" and {self.too_long} are longer than data.max_prompt_len="
+        f"{data.max_prompt_len}, {section}.max_new_tokens={cfg.max_new_tokens}"
+        f" or {section}.max_len={cfg.max_len} tokens."
+      )
+    longest = max(len(ids) for row in self._rows for ids in row.completions)
+    whole = -(-longest // _MULTIPLE) * _MULTIPLE
+    self._completion = min(whole, cfg.max_new_tokens)
+    longest = max(len(row.prompt) for row in self._rows)
+    self._length = pipeline.bucket(longest, data)
+    self._buckets = data.buckets
+    self._order = pipeline.Order(len(self._rows), seed, stage)
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def take(self, cursor: int, n: int) -> types.SFTBatch:
+    """The batch of positions cursor .. cursor + n - 1."""
+    rows = [self._rows[which] for which, _ in self._order.take(cursor, n)]
+    g = len(rows[0].completions)
+    tokens = np.zeros((n, g, self._completion), np.int32)
+    weight = np.zeros(tokens.shape, np.float32)
+    for p, row in enumerate(rows):
+      for i, ids in enumerate(row.completions):
+        tokens[p, i, : len(ids)] = ids
+        weight[p, i, : len(ids)] = 1.0
+    longest = max(len(row.prompt) for row in rows)
+    return types.SFTBatch(
+      prompts=pipeline.pack(
+        [row.prompt for row in rows],
+        [pipeline.key(row.name) for row in rows],
+        pipeline.shortest(longest, self._length, self._buckets),
+      ),
+      tokens=tokens,
+      weight=weight,
+    )
+
+
+def _short(row: Row, data: config.Data, cfg: config.SFT | config.DPO) -> bool:
+  longest = max(len(ids) for ids in row.completions)
+  whole = len(row.prompt) + longest
+  return (
+    len(row.prompt) <= data.max_prompt_len
+    and longest <= cfg.max_new_tokens
+    and whole <= (cfg.max_len or whole)
+  )
+
+
+def of_examples(
+  examples: Sequence[Example],
+  texts: Callable[[Example], Sequence[str]],
+  tokenizer: Tokenizer,
+  data: config.Data,
+  answerable: str = "any",
+) -> tuple[list[Row], pipeline.Fits]:
+  """A row of each example, and what fitting their prompts did.
+
+  Args:
+    examples: with annotated passages.
+    texts: what is written for an example as it is shown; none if it cannot.
+    tokenizer: of the model.
+    data: how prompts are made.
+    answerable: those that this excludes once passages are dropped are left out.
+  """
+  fitted, fits = pipeline.fit_all(examples, tokenizer, data)
+  opened = pipeline.prefill(tokenizer, data).rstrip()
+  rows = [
+    Row(
+      name=example.id,
+      prompt=ids,
+      completions=[
+        _ended(tokenizer, text.removeprefix(opened)) for text in texts(example)
+      ],
+    )
+    for example, ids in pipeline.still(fitted, answerable)
+  ]
+  return rows, fits
+
+
+def of_dialogues(
+  dialogues: Sequence[Dialogue], tokenizer: Tokenizer, data: config.Data
+) -> tuple[list[Row], pipeline.Fits]:
+  """A row of each dialogue, worded as it is, and how long their prompts are.
+
+  Args:
+    dialogues: prompts with their completions.
+    tokenizer: of the model.
+    data: whether prompts go through the tokenizer's chat template.
+
+  Raises:
+    UserError: there is none, or one does not go on where the template stops.
+  """
+  if not dialogues:
+    raise UserError("There are no rows to learn from.")
+  opened = pipeline.prefill(tokenizer, data).rstrip()
+  rows = []
+  for dialogue in dialogues:
+    if any(not text.startswith(opened) for text in dialogue.completions):
+      raise UserError(
+        f"{dialogue.id}: the chat template begins every completion with"
+        f" {opened!r}, and this one does not: set data.thinking=false, or"
+        " data.chat=false."
+      )
+    rows.append(
+      Row(
+        name=dialogue.id,
+        prompt=tokenizer.encode(_prompt(dialogue, tokenizer, data)),
+        completions=[
+          _ended(tokenizer, text.removeprefix(opened))
+          for text in dialogue.completions
+        ],
+      )
+    )
+  lengths = [len(row.prompt) for row in rows]
+  return rows, pipeline.Fits(
+    prompts=len(rows),
+    longest=max(lengths),
+    mean=sum(lengths) / len(lengths),
+    shortened=0,
+    passages=0,
+    flipped=0,
+  )
+
+
+def _prompt(dialogue: Dialogue, tokenizer: Tokenizer, data: config.Data) -> str:
+  turns = [
+    {"role": role, "content": content} for role, content in dialogue.turns
+  ]
+  if data.chat:
+    return tokenizer.chat(turns, data.thinking)
+  return "\n\n".join(turn["content"] for turn in turns)
+
+
+def _ended(tokenizer: Tokenizer, text: str) -> list[int]:
+  """The ids of a completion, EOS included."""
+  return [*tokenizer.encode(text), tokenizer.eos[0]]
