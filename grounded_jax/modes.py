@@ -5,6 +5,7 @@ jax is imported only by the modes that compute with it.
 
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -538,6 +539,8 @@ def compile_for(
     )
   if not experiment.stages:
     raise UserError(f"The experiment {experiment.name} has no stages.")
+  # Else jax looks for TPUs that the compiler's library could drive.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
   from grounded_jax import topology as topology_lib
 
   people = _people()

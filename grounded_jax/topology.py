@@ -328,7 +328,7 @@ def table(
     box=None,
   )
   giga = lambda x: f"{x / 1e9:.2f}"
-  span = lambda low, high: f"{low:.2g}-{high:.2g}"
+  span = lambda *ends: "-".join(dict.fromkeys(f"{x:.2g}" for x in ends))
   rows = {
     "arguments GB": lambda x: giga(x["memory_bytes"]["arguments"]),
     "temporaries GB": lambda x: giga(x["memory_bytes"]["temporaries"]),
