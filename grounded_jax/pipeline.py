@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 import grain
 import numpy as np
 
-from grounded_jax import config, prompts, types
-from grounded_jax.data import demonstrations, sources, support
+from grounded_jax import config, mixing, ondemand, prompts, types
+from grounded_jax.data import demonstrations, pool, sources, support
 from grounded_jax.records import Example, UserError
 from grounded_jax.tokenizer import Tokenizer
 
@@ -88,7 +88,9 @@ def fit_all(
   examples = list(examples)
   if not examples:
     raise UserError("There are no examples to make prompts of.")
-  fitted = [fit(example, tokenizer, data) for example in examples]
+  fitted = ondemand.fit_many(
+    examples, lambda example: fit(example, tokenizer, data), data.workers
+  )
   lengths = [len(ids) for _, ids in fitted]
   pairs = [(a, b) for a, (b, _) in zip(examples, fitted, strict=True)]
   lost = [len(a.docs) - len(b.docs) for a, b in pairs]
@@ -152,7 +154,10 @@ class _Order:
 
 
 class Prompts:
-  """The training prompts of a stage."""
+  """The training prompts of a stage.
+
+  Those of a source that is not in memory are made as they are taken.
+  """
 
   def __init__(
     self,
@@ -164,14 +169,28 @@ class Prompts:
     answerable: str = "any",
   ):
     """Fits the examples, then drops those that `answerable` now excludes."""
-    fitted, self.fits = fit_all(examples, tokenizer, data)
-    self._fitted = _still(fitted, answerable)
-    self._length = bucket(self.fits.longest, data)
+    self.fits = None  # not known before each prompt was made
+    longest = data.max_prompt_len
+    if isinstance(examples, pool.Kept):
+      self._rows = ondemand.Rows(
+        examples,
+        lambda example: fit(example, tokenizer, data),
+        choice=answerable,
+        workers=data.workers,
+      )
+      kinds = examples.datasets, examples.dataset, examples.answerable
+    else:
+      fitted, self.fits = fit_all(examples, tokenizer, data)
+      self._rows = _still(fitted, answerable)
+      longest = self.fits.longest
+      shown = [example for example, _ in self._rows]
+      kinds = _kinds(shown)
+    self._length = bucket(longest, data)
     self._buckets = data.buckets
-    self._order = _Order(len(self._fitted), seed, stage)
+    self._order = _ordered(*kinds, data.train, seed, stage, answerable)
 
   def __len__(self) -> int:
-    return len(self._fitted)
+    return len(self._rows)
 
   def take(
     self, cursor: int, n: int
@@ -181,17 +200,70 @@ class Prompts:
     A key names example and epoch, so that a prompt that stands twice in a
     batch, where one epoch ends and the next begins, is not sampled alike.
     """
-    taken = self._order.take(cursor, n)
-    rows = [self._fitted[which] for which, _ in taken]
+    rows = self._taken(cursor, n)
     batch = pack(
-      [ids for _, ids in rows],
+      [row.ids for row, _ in rows],
       [
-        key(example.id if epoch == 0 else f"{example.id}/{epoch}")
-        for (example, _), (_, epoch) in zip(rows, taken, strict=True)
+        key(row.name if epoch == 0 else f"{row.name}/{epoch}")
+        for row, epoch in rows
       ],
-      shortest(max(len(ids) for _, ids in rows), self._length, self._buckets),
+      shortest(
+        max(len(row.ids) for row, _ in rows), self._length, self._buckets
+      ),
     )
-    return batch, tuple(example for example, _ in rows)
+    return batch, tuple(row.example for row, _ in rows)
+
+  def _taken(self, cursor: int, n: int) -> list[tuple[ondemand.Row, int]]:
+    if isinstance(self._rows, ondemand.Rows):
+      return self._rows.take(self._order.take, cursor, n)
+    out = []
+    for which, epoch in self._order.take(cursor, n):
+      example, ids = self._rows[which]
+      out.append(
+        (ondemand.Row(name=example.id, example=example, ids=ids), epoch)
+      )
+    return out
+
+
+def _kinds(
+  examples: Sequence[Example],
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+  """Names of the datasets, each example's place in them, its answerability."""
+  names = dict.fromkeys(example.dataset for example in examples)
+  place = {name: i for i, name in enumerate(names)}
+  places = np.array([place[example.dataset] for example in examples])
+  return list(names), places, np.array([e.answerable for e in examples])
+
+
+def _ordered(
+  names: Sequence[str],
+  dataset: np.ndarray,
+  flags: np.ndarray,
+  source: config.Source,
+  seed: int,
+  stage: int,
+  answerable: str,
+) -> _Order | mixing.Mixed:
+  """The order of a stage's prompts, mixed where the source says so."""
+  weights = config.mix(source)
+  if not weights:
+    return _Order(len(dataset), seed, stage)
+  groups, shares = {}, {}
+  for name, weight in weights.items():
+    own = dataset == (names.index(name) if name in names else -1)
+    halves = {"": own}
+    if answerable == "even":
+      halves = {"/answerable": own & flags, "/unanswerable": own & ~flags}
+    for half, members in halves.items():
+      groups[name + half] = np.flatnonzero(members)
+      shares[name + half] = weight / len(halves)
+  for name, members in groups.items():
+    if not len(members):
+      raise UserError(
+        f"mix={source.mix!r}: no record of {name} is left to mix."
+      )
+  seeds = {name: key(f"{seed}/{stage}/{name}") for name in groups}
+  return mixing.Mixed(groups, shares, seeds)
 
 
 def _still(fitted: list[tuple[Example, list[int]]], answerable: str):
@@ -246,11 +318,12 @@ class Demonstrations:
         f" sft.max_new_tokens={sft.max_new_tokens} tokens: {self.too_long} are"
         f" longer, {self.without} hold no sentence with their answer."
       )
+    kinds = _kinds([example for example, _, _ in self._rows])
     longest = max(len(t) for _, _, taught in self._rows for t in taught)
     self._completion = min(-(-longest // 16) * 16, sft.max_new_tokens)
     self._length = bucket(self.fits.longest, data)
     self._buckets = data.buckets
-    self._order = _Order(len(self._rows), seed, stage)
+    self._order = _ordered(*kinds, data.train, seed, stage, answerable)
 
   def __len__(self) -> int:
     return len(self._rows)

@@ -33,6 +33,7 @@ LAYERS = (
   ("attention", "draw", "grpo_loss", "lora", "optim", "packing", "rotary"),
   ("slots",),
   # Layer 2.
+  ("mixing", "ondemand"),
   ("consistency", "model", "report", "scoring", "selective", "tokenizer"),
   ("baselines", "pipeline", "stops", "t5", "tokenizer_files"),
   # Layer 3.
@@ -72,6 +73,7 @@ NO_JAX = (
   "jsonstream",
   "log",
   "main",
+  "ondemand",
   "outputs",
   "overlap",
   "prompts",

@@ -78,7 +78,9 @@ def _passages(where: str, docs: Any, names: Mapping[str, str]) -> Any:
   A table (an object of lists) is turned round.  Of mapped docs a bare string is
   a text, and a passage may lack a title.
   """
-  if type(docs) is dict and docs and all(type(v) is list for v in docs.values()):
+  if (
+    type(docs) is dict and docs and all(type(v) is list for v in docs.values())
+  ):
     if len({len(column) for column in docs.values()}) > 1:
       raise UserError(f"{where}: the columns of 'docs' differ in length.")
     docs = [
@@ -87,7 +89,9 @@ def _passages(where: str, docs: Any, names: Mapping[str, str]) -> Any:
     ]
   if type(docs) is not list or not names:
     return docs
-  return [_passage(f"{where}, doc {i}", d, names) for i, d in enumerate(docs, 1)]
+  return [
+    _passage(f"{where}, doc {i}", d, names) for i, d in enumerate(docs, 1)
+  ]
 
 
 def _passage(where: str, doc: Any, names: Mapping[str, str]) -> Any:

@@ -217,9 +217,7 @@ def statistics(
   """The counts of the examples `kept`, numbers of those that were read."""
   count = lambda names, places: dict(
     sorted(
-      (names[i], n)
-      for i, n in enumerate(np.bincount(places).tolist())
-      if n
+      (names[i], n) for i, n in enumerate(np.bincount(places).tolist()) if n
     )
   )
   golds = pool.golds[kept]
