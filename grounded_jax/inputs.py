@@ -94,7 +94,7 @@ def training_data(
 
 def records(
   data: config.Data, source: config.Source, judge: config.Verifier
-) -> tuple[tuple[Example, ...], sources.Statistics]:
+) -> tuple[Sequence[Example], sources.Statistics]:
   """The examples of a source; says which had no annotation of their own.
 
   Where `answers_found` is missing, `judge` decides which passage holds a
@@ -141,6 +141,8 @@ def describe(data: Data) -> str:
   if isinstance(data, lessons.Lessons):
     return "endless lessons"
   fits = data.fits
+  if fits is None:
+    return f"{len(data)} prompts, each made when it is taken"
   words = f"{len(data)} prompts, {fits.mean:.0f} tokens, at most {fits.longest}"
   if fits.shortened:
     words += (

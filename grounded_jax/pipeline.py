@@ -91,16 +91,23 @@ def fit_all(
   fitted = ondemand.fit_many(
     examples, lambda example: fit(example, tokenizer, data), data.workers
   )
-  lengths = [len(ids) for _, ids in fitted]
   pairs = [(a, b) for a, (b, _) in zip(examples, fitted, strict=True)]
-  lost = [len(a.docs) - len(b.docs) for a, b in pairs]
-  return fitted, Fits(
-    prompts=len(fitted),
+  return fitted, summary(
+    [len(ids) for _, ids in fitted],
+    [len(a.docs) - len(b.docs) for a, b in pairs],
+    sum(a.answerable and not b.answerable for a, b in pairs),
+  )
+
+
+def summary(lengths: Sequence[int], lost: Sequence[int], flipped: int) -> Fits:
+  """Of each prompt its tokens and the passages lost; how many flipped."""
+  return Fits(
+    prompts=len(lengths),
     longest=max(lengths),
     mean=sum(lengths) / len(lengths),
     shortened=sum(n > 0 for n in lost),
     passages=sum(lost),
-    flipped=sum(a.answerable and not b.answerable for a, b in pairs),
+    flipped=flipped,
   )
 
 

@@ -45,7 +45,7 @@ LAYERS = (
   ("groups", "inputs", "layout", "verifiers/t5"),
   ("policy",),
   # Layer 5.
-  ("benchmark", "evaluate", "plan"),
+  ("benchmark", "census", "evaluate", "plan"),
   ("aot",),
   ("topology",),
   ("journal", "variants"),
