@@ -8,7 +8,7 @@
                  them with changed passages
   --mode=score   TRUST-SCORE of any system's outputs (needs no --config)
   --mode=answer  answer one question from passages
-  --mode=data    load, validate and count the experiment's records
+  --mode=data    load, validate and count the experiment's records; samples
   --mode=prompt  print exact prompts with their token counts
   --mode=export  write a checkpoint for transformers, vLLM or PEFT
   --mode=compile every program of a step, compiled for TPUs that are not here
