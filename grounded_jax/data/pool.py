@@ -26,7 +26,10 @@ def rank(seed: int, name: str) -> int:
 
 
 class Pool:
-  """Grows by `add`; examples are had again by their number."""
+  """Grows by `add`; examples are had again by their number.
+
+  The arrays of numbers are views: none may be held while the pool grows.
+  """
 
   def __init__(self, seed: int, in_memory: int):
     """Ranks by `seed`; more than `in_memory` examples go to a file."""
@@ -50,29 +53,29 @@ class Pool:
 
   @property
   def rank(self) -> np.ndarray:
-    return np.array(self._rank, np.uint64)
+    return np.asarray(self._rank)
 
   @property
   def answerable(self) -> np.ndarray:
-    return np.array(self._answerable, bool)
+    return np.asarray(self._answerable).view(bool)
 
   @property
   def golds(self) -> np.ndarray:
-    return np.array(self._golds)
+    return np.asarray(self._golds)
 
   @property
   def passages(self) -> np.ndarray:
-    return np.array(self._passages)
+    return np.asarray(self._passages)
 
   @property
   def task(self) -> np.ndarray:
     """The place of each example's task in `TASKS`."""
-    return np.array(self._task)
+    return np.asarray(self._task)
 
   @property
   def dataset(self) -> np.ndarray:
     """The place of each example's dataset in `datasets`."""
-    return np.array(self._dataset)
+    return np.asarray(self._dataset)
 
   @property
   def datasets(self) -> list[str]:
