@@ -2,7 +2,7 @@
 
 import array
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,14 +47,13 @@ def count(
   # Numbers alone: a million of them fit in memory, a million prompts do not.
   tokens, lost = array.array("I"), array.array("I")
   words, flipped, samples = [0, 0, 0], 0, []
-  for number, example in enumerate(examples):
-    if number % _BATCH == 0:
-      fitted = ondemand.fit_many(
-        examples[number : number + _BATCH],
-        lambda read: pipeline.fit(read, tokenizer, cfg),
-        cfg.workers,
-      )
-    shown, ids = fitted[number % _BATCH]
+  fit = lambda read: pipeline.fit(read, tokenizer, cfg)
+  rows = (
+    row
+    for start in range(0, len(examples), _BATCH)
+    for row in _fitted(examples[start : start + _BATCH], fit, cfg.workers)
+  )
+  for number, (example, (shown, ids)) in enumerate(rows):
     tokens.append(len(ids))
     lost.append(len(example.docs) - len(shown.docs))
     flipped += example.answerable and not shown.answerable
@@ -75,6 +74,14 @@ def count(
     "fits": dataclasses.asdict(fits),
     "samples": samples,
   }
+
+
+def _fitted(
+  examples: Sequence[Example], fit: ondemand.Fit, workers: int
+) -> Iterator[tuple[Example, tuple[Example, list[int]]]]:
+  """Each example as it was read, and as it is shown with its prompt."""
+  fitted = ondemand.fit_many(examples, fit, workers)
+  return zip(examples, fitted, strict=True)
 
 
 def _sample(

@@ -73,8 +73,10 @@ def pairs(name: str, text: str, allowed: tuple = ()) -> dict[str, str]:
       raise UserError(
         f"{name}={text!r} must be pairs like a=b,c=d, each name once."
       )
-    if allowed:
-      _choice(f"{name}: {left}, which", left, allowed)
+    if allowed and left not in allowed:
+      raise UserError(
+        f"{name}={text!r}: {left!r} must be one of {', '.join(allowed)}."
+      )
     found[left] = right
   return found
 
@@ -323,8 +325,9 @@ class Source:
   # answerable with answerable=even; one not named is left out.  "" = as it is.
   mix: str = ""
   seed: int = 0  # of the world and of the choice of records
-  # Of more records than this those read go to a temporary file (in TMPDIR), and
-  # training prompts are made as they are taken, in arrays of max_prompt_len.
+  # A source of more records than this is kept in a temporary file (in TMPDIR):
+  # its training prompts are made as they are taken, padded to max_prompt_len
+  # (or a part of it, see data.buckets).
   in_memory: int = 20_000
 
   def __post_init__(self):

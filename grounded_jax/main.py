@@ -419,6 +419,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+  os.environ.setdefault("HF_HUB_VERBOSITY", "error")
   absl_logging.set_verbosity(absl_logging.ERROR)
   flags.FLAGS.mark_as_parsed()  # libraries look at absl's global flags
   try:

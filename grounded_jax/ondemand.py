@@ -11,6 +11,9 @@ from concurrent import futures
 from grounded_jax.data import pool
 from grounded_jax.records import Example, UserError
 
+# Examples looked at for one that keeps its answer.
+_LOOK = 1000
+
 Fit = Callable[[Example], tuple[Example, list[int]]]
 # (which, epoch) at positions cursor .. cursor + n - 1 of an order.
 Take = Callable[[int, int], list[tuple[int, int]]]
@@ -57,7 +60,7 @@ class Rows:
     ):
       return Row(name=example.id, example=example, ids=ids)
     asked = example.id
-    for step in range(1, len(self)):
+    for step in range(1, min(len(self), _LOOK)):
       other = (which + step) % len(self)
       if self._examples.answerable[other]:
         example, ids = self._fit(self._examples[other])
@@ -65,8 +68,9 @@ class Rows:
           name = f"{example.id}/{asked}"
           return Row(name=name, example=example, ids=ids)
     raise UserError(
-      f"No prompt keeps an answer once passages are dropped to fit"
-      f" data.max_prompt_len, as of the record {asked!r}: raise it."
+      "No prompt keeps an answer once passages are dropped to fit"
+      f" data.max_prompt_len, at the record {asked!r} and for {_LOOK} after it:"
+      " raise it."
     )
 
   def take(self, order: Take, cursor: int, n: int) -> list[tuple[Row, int]]:

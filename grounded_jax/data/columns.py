@@ -17,7 +17,7 @@ IN_DOCS = ("title", "text", "answers_found")
 
 def dataset_of(location: str) -> str:
   """The data set that a file's name begins with, as in asqa_eval.json."""
-  first = re.split(r"[_.-]", pathlib.Path(location).name.lower())[0]
+  first = re.split(r"[_.:@-]", pathlib.Path(location).name.lower())[0]
   return first if first in TASK_OF_DATASET else ""
 
 
@@ -36,7 +36,7 @@ def record(
     row: as it was read.
     names: the row's own names by the record's; title, text and answers_found
       are those of a passage.
-    dataset: of a row that states neither dataset nor task.
+    dataset: of a row that states neither that nor a task.
     task: of every row; "" = the row's own.
 
   Raises:
