@@ -142,7 +142,7 @@ def pack(
   )
 
 
-class _Order:
+class Order:
   """The endless, epoch-shuffled order of `size` things."""
 
   def __init__(self, size: int, seed: int, stage: int):
@@ -188,13 +188,13 @@ class Prompts:
       kinds = examples.datasets, examples.dataset, examples.answerable
     else:
       fitted, self.fits = fit_all(examples, tokenizer, data)
-      self._rows = _still(fitted, answerable)
+      self._rows = still(fitted, answerable)
       longest = self.fits.longest
       shown = [example for example, _ in self._rows]
-      kinds = _kinds(shown)
+      kinds = kinds_of(shown)
     self._length = bucket(longest, data)
     self._buckets = data.buckets
-    self._order = _ordered(*kinds, data.train, seed, stage, answerable)
+    self._order = ordered(*kinds, data.train, seed, stage, answerable)
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -232,7 +232,7 @@ class Prompts:
     return out
 
 
-def _kinds(
+def kinds_of(
   examples: Sequence[Example],
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
   """Names of the datasets, each example's place in them, its answerability."""
@@ -242,7 +242,7 @@ def _kinds(
   return list(names), places, np.array([e.answerable for e in examples])
 
 
-def _ordered(
+def ordered(
   names: Sequence[str],
   dataset: np.ndarray,
   flags: np.ndarray,
@@ -250,11 +250,11 @@ def _ordered(
   seed: int,
   stage: int,
   answerable: str,
-) -> _Order | mixing.Mixed:
+) -> Order | mixing.Mixed:
   """The order of a stage's prompts, mixed where the source says so."""
   weights = config.mix(source)
   if not weights:
-    return _Order(len(dataset), seed, stage)
+    return Order(len(dataset), seed, stage)
   groups, shares = {}, {}
   for name, weight in weights.items():
     own = dataset == (names.index(name) if name in names else -1)
@@ -273,7 +273,7 @@ def _ordered(
   return mixing.Mixed(groups, shares, seeds)
 
 
-def _still(fitted: list[tuple[Example, list[int]]], answerable: str):
+def still(fitted: list[tuple[Example, list[int]]], answerable: str):
   """Those of the fitted examples that the choice `answerable` keeps."""
   if answerable == "any":
     return fitted
@@ -302,7 +302,7 @@ class Demonstrations:
   ):
     """Demonstrates the examples as fitted; drops and counts what cannot be."""
     fitted, self.fits = fit_all(examples, tokenizer, data)
-    fitted = _still(fitted, answerable)
+    fitted = still(fitted, answerable)
     opened = prefill(tokenizer, data).rstrip()
     self._rows = []
     self.without = self.too_long = 0  # examples left out, and why
@@ -325,12 +325,12 @@ class Demonstrations:
         f" sft.max_new_tokens={sft.max_new_tokens} tokens: {self.too_long} are"
         f" longer, {self.without} hold no sentence with their answer."
       )
-    kinds = _kinds([example for example, _, _ in self._rows])
+    kinds = kinds_of([example for example, _, _ in self._rows])
     longest = max(len(t) for _, _, taught in self._rows for t in taught)
     self._completion = min(-(-longest // 16) * 16, sft.max_new_tokens)
     self._length = bucket(self.fits.longest, data)
     self._buckets = data.buckets
-    self._order = _ordered(*kinds, data.train, seed, stage, answerable)
+    self._order = ordered(*kinds, data.train, seed, stage, answerable)
 
   def __len__(self) -> int:
     return len(self._rows)
