@@ -56,6 +56,8 @@ setuptools.setup(
     "parity": ["peft>=0.15", "torch>=2.6", "trl>=0.20"],
     # The splitter tf_text and ROUGE-L; brings tensorflow.
     "text": ["tensorflow-text>=2.19"],
+    # Records in parquet files, and datasets of Hugging Face.
+    "data": ["datasets>=3.0", "pyarrow>=17"],
     # Classifiers as verifiers.
     "nli": ["torch>=2.6"],
     "tpu": ["jax[tpu]>=0.8"],

@@ -7,6 +7,7 @@ stages and evals keyed by their `name`.
 """
 
 import dataclasses
+import fractions
 import math
 import re
 import types
@@ -20,6 +21,12 @@ VERIFIERS = ("lexical", "oracle", "t5", "classifier")
 MODEL_VERIFIERS = ("t5", "classifier")  # those that `path` names a model for
 # The matrices of a layer that an adapter may be added to.
 ADAPTABLE = ("q", "k", "v", "o", "gate", "up", "down")
+
+# The fields of a record, and of a passage, that `columns` may rename.
+COLUMNS = (
+  *("question", "answers", "docs", "id", "dataset", "task"),
+  *("title", "text", "answers_found"),
+)
 
 
 def _choice(name: str, value: Any, allowed: tuple) -> None:
@@ -51,6 +58,43 @@ def _within(
     if not low <= value <= high:
       wanted = f"from {low} to {high}" if high < math.inf else f"{low} or more"
       raise UserError(f"{name}={value} must be {wanted}.")
+
+
+def pairs(name: str, text: str, allowed: tuple = ()) -> dict[str, str]:
+  """The pairs of "a=b,c=d", in their order.
+
+  Raises:
+    UserError: an entry is no pair, stands twice or is not one of `allowed`.
+  """
+  found = {}
+  for entry in filter(None, (item.strip() for item in text.split(","))):
+    left, equals, right = (part.strip() for part in entry.partition("="))
+    if not (left and equals and right) or left in found:
+      raise UserError(
+        f"{name}={text!r} must be pairs like a=b,c=d, each name once."
+      )
+    if allowed and left not in allowed:
+      raise UserError(
+        f"{name}={text!r}: {left!r} must be one of {', '.join(allowed)}."
+      )
+    found[left] = right
+  return found
+
+
+def mix(source: "Source") -> dict[str, fractions.Fraction]:
+  """The weight of each dataset in `source.mix`, exactly as it is written."""
+  weights = {}
+  for name, value in pairs("mix", source.mix).items():
+    try:
+      weights[name] = fractions.Fraction(value)
+    except (ValueError, ZeroDivisionError):
+      weights[name] = fractions.Fraction(0)
+    if weights[name] <= 0:
+      raise UserError(
+        f"mix={source.mix!r}: the weight of {name} must be a number above 0,"
+        f" not {value!r}."
+      )
+  return weights
 
 
 def _check_drawing(section: Any) -> None:
@@ -262,19 +306,36 @@ class PolicyMesh(Mesh):
 class Source:
   """Where records come from, and which of them are used."""
 
-  # Record files (JSON lines or JSON), comma-separated, or "world:train",
-  # "world:dev", "world:test" for the embedded world.
+  # Comma-separated: record files (JSON lines, JSON, parquet), datasets as
+  # hf:NAME[:CONFIG][@SPLIT] (NAME on the hub or a directory; for json, parquet
+  # and csv CONFIG names the files); or "world:train", "world:dev", "world:test"
+  # for the embedded world.
   path: str = ""
+  # Other names of a record's fields, ours first, like
+  # "question=query,docs=ctxs,answers=golds"; title, text and answers_found are
+  # those of a passage.  "" = our own names.
+  columns: str = ""
+  streaming: bool = False  # hf: rows as they come, not copied here first
   task: str = ""  # short, list or claims; "" = the record's own
   answerable: str = "any"  # any, only (answerable ones), even (half and half)
   balance: bool = False  # the same number of records from every dataset
   limit: int = 0  # records kept after the choices above; 0 = all
+  # Shares of the training prompts by dataset, whatever their sizes, like
+  # "asqa=1,qampari=1,eli5=2": each dataset is repeated by itself, half
+  # answerable with answerable=even; one not named is left out.  "" = as it is.
+  mix: str = ""
   seed: int = 0  # of the world and of the choice of records
+  # A source of more records than this is kept in a temporary file (in TMPDIR):
+  # its training prompts are made as they are taken, padded to max_prompt_len
+  # (or a part of it, see data.buckets).
+  in_memory: int = 20_000
 
   def __post_init__(self):
     _choice("task", self.task, ("", "short", "list", "claims"))
     _choice("answerable", self.answerable, ("any", "only", "even"))
-    _within(self, "limit")
+    _within(self, "limit", "in_memory")
+    pairs("columns", self.columns, COLUMNS)
+    mix(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -294,8 +355,11 @@ class Data:
   tags: bool = True  # ask for <think>...</think><answer>...</answer>
   chat: bool = True  # through the tokenizer's chat template, if it has one
   thinking: bool = True  # the template's own thinking switch (Qwen3)
+  # Threads that read and tokenise ahead of the step; 0 = the step's own.
+  workers: int = 0
 
   def __post_init__(self):
+    _within(self, "workers")
     _choice("too_long", self.too_long, ("drop", "error"))
     _choice("style", self.style, ("trust", "brief", "tiny"))
     _positive(self, "passages", "max_prompt_len", "buckets")
@@ -629,6 +693,11 @@ class Eval:
 
   def __post_init__(self):
     _choice("splitter", self.splitter, SPLITTERS)
+    if self.source.mix:
+      raise UserError(
+        f"source.mix={self.source.mix!r} is for training: an evaluation takes"
+        " each record once."
+      )
     _positive(self, "batch")
     _within(self, "max_new_tokens", low=2)
     _within(self, "temperature", "bootstrap", "every")

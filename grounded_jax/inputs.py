@@ -83,16 +83,15 @@ def training_data(
   if stage.objective == "sft" and stage.sft.demonstrations != "gold":
     return lessons.Lessons(tokenizer, data, stage.sft, experiment.seed, index)
   order = {"seed": experiment.seed, "stage": index}
-  if stage.path:
+  if stage.path:  # rows that name no dataset to mix
+    data = dataclasses.replace(data, train=config.Source())
     rows, fits = written.of_dialogues(dialogues_of(stage), tokenizer, data)
   else:
     source = stage_source(experiment, stage)
     examples, _ = records(data, source, stage.rewards.verifier)
-    choice = source.answerable
+    choice = order["answerable"] = source.answerable
     if stage.objective == "grpo":
-      return pipeline.Prompts(
-        examples, tokenizer, data, **order, answerable=choice
-      )
+      return pipeline.Prompts(examples, tokenizer, data, **order)
     rows, fits = written.of_examples(
       examples, _texts(experiment, stage), tokenizer, data, choice
     )
@@ -145,7 +144,7 @@ def with_steps(
 
 def records(
   data: config.Data, source: config.Source, judge: config.Verifier
-) -> tuple[tuple[Example, ...], sources.Statistics]:
+) -> tuple[Sequence[Example], sources.Statistics]:
   """The examples of a source; says which had no annotation of their own.
 
   Where `answers_found` is missing, `judge` decides which passage holds a
@@ -192,6 +191,8 @@ def describe(data: Data) -> str:
   if isinstance(data, lessons.Lessons):
     return "endless lessons"
   fits = data.fits
+  if fits is None:
+    return f"{len(data)} prompts, each made when it is taken"
   words = f"{len(data)} prompts, {fits.mean:.0f} tokens, at most {fits.longest}"
   if fits.shortened:
     words += (

@@ -8,7 +8,7 @@
                  them with changed passages
   --mode=score   TRUST-SCORE of any system's outputs (needs no --config)
   --mode=answer  answer one question from passages
-  --mode=data    load, validate and count the experiment's records
+  --mode=data    load, validate and count the experiment's records; samples
   --mode=prompt  print exact prompts with their token counts
   --mode=export  write a checkpoint for transformers, vLLM or PEFT
   --mode=compile every program of a step, compiled for TPUs that are not here
@@ -419,6 +419,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
   os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+  os.environ.setdefault("HF_HUB_VERBOSITY", "error")
   absl_logging.set_verbosity(absl_logging.ERROR)
   flags.FLAGS.mark_as_parsed()  # libraries look at absl's global flags
   try:

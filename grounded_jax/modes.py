@@ -352,50 +352,15 @@ def read_passages(path: pathlib.Path) -> tuple[Doc, ...]:
 def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
   """Loads, validates and counts every record that the experiment reads."""
   del workdir
-  from grounded_jax import inputs
+  from grounded_jax import census
 
   tokenizer = tokenizer_lib.load(experiment.model)
-  named = {
-    f"stage {stage.name}": (
-      inputs.stage_source(experiment, stage),
-      stage.rewards.verifier,
-    )
-    for stage in experiment.stages
-  } | {f"eval {e.name}": (e.source, e.headline) for e in experiment.evals}
-  result = {}
-  columns = ("records", "answerable", "golds", "passages", "prompt tokens")
-  table = rich.table.Table("", *columns, "dropped", box=None)
-  for name, (source, judge) in named.items():
-    counts = count(experiment.data, source, judge, tokenizer)
-    result[name] = counts
-    table.add_row(
-      name,
-      str(counts["records"]),
-      f"{counts['answerable']:.1%}",
-      f"{counts['golds']:.2f}",
-      f"{counts['passages']:.2f}",
-      "{mean:.0f}, at most {longest}".format(**counts["fits"]),
-      str(counts["dropped"] or "-"),
-    )
-  _people().print(table)
-  _result(result)
-
-
-def count(
-  cfg: config.Data,
-  source: config.Source,
-  judge: config.Verifier,
-  tokenizer: tokenizer_lib.Tokenizer,
-) -> dict[str, Any]:
-  """What a source holds, and how long its prompts are."""
-  from grounded_jax import inputs, pipeline
-
-  examples, statistics = inputs.records(cfg, source, judge)
-  _, fits = pipeline.fit_all(examples, tokenizer, cfg)
-  return dataclasses.asdict(statistics) | {
-    "path": source.path,
-    "fits": dataclasses.asdict(fits),
+  found = {
+    name: census.count(experiment.data, source, judge, tokenizer)
+    for name, (source, judge) in census.sources(experiment).items()
   }
+  census.show(_people(), found)
+  _result(found)
 
 
 def prompt(

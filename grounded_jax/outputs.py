@@ -50,7 +50,7 @@ def read(
 def _checked(where: str, record: Any, task: str, docs: int) -> dict[str, Any]:
   if type(record) is not dict:
     raise UserError(f"{where} is not an object with question, docs and output.")
-  record = _with_answers(where, record)
+  record = with_answers(where, record)
   for name, kind in (
     ("question", str),
     ("answers", list),
@@ -76,7 +76,7 @@ def _checked(where: str, record: Any, task: str, docs: int) -> dict[str, Any]:
   return {**record, "docs": shown, "task": task}
 
 
-def _with_answers(where: str, record: dict[str, Any]) -> dict[str, Any]:
+def with_answers(where: str, record: dict[str, Any]) -> dict[str, Any]:
   """The record with `answers`, and the task that other names imply."""
   if record.get("answers") is not None:
     return record

@@ -8,12 +8,13 @@ would, on any number of processes.
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
-from grounded_jax import config, prompts, types
-from grounded_jax.data import sources, support
+from grounded_jax import config, mixing, ondemand, prompts, types
+from grounded_jax.data import pool, sources, support
 from grounded_jax.records import Example, UserError
 from grounded_jax.tokenizer import Tokenizer
 
@@ -88,17 +89,26 @@ def fit_all(
   examples = list(examples)
   if not examples:
     raise UserError("There are no examples to make prompts of.")
-  fitted = [fit(example, tokenizer, data) for example in examples]
-  lengths = [len(ids) for _, ids in fitted]
+  fitted = ondemand.fit_many(
+    examples, lambda example: fit(example, tokenizer, data), data.workers
+  )
   pairs = [(a, b) for a, (b, _) in zip(examples, fitted, strict=True)]
-  lost = [len(a.docs) - len(b.docs) for a, b in pairs]
-  return fitted, Fits(
-    prompts=len(fitted),
+  return fitted, summary(
+    [len(ids) for _, ids in fitted],
+    [len(a.docs) - len(b.docs) for a, b in pairs],
+    sum(a.answerable and not b.answerable for a, b in pairs),
+  )
+
+
+def summary(lengths: Sequence[int], lost: Sequence[int], flipped: int) -> Fits:
+  """Of each prompt its tokens and the passages lost; how many flipped."""
+  return Fits(
+    prompts=len(lengths),
     longest=max(lengths),
     mean=sum(lengths) / len(lengths),
     shortened=sum(n > 0 for n in lost),
     passages=sum(lost),
-    flipped=sum(a.answerable and not b.answerable for a, b in pairs),
+    flipped=flipped,
   )
 
 
@@ -152,7 +162,10 @@ class Order:
 
 
 class Prompts:
-  """The training prompts of a stage."""
+  """The training prompts of a stage.
+
+  Those of a source that is not in memory are made as they are taken.
+  """
 
   def __init__(
     self,
@@ -164,14 +177,28 @@ class Prompts:
     answerable: str = "any",
   ):
     """Fits the examples, then drops those that `answerable` now excludes."""
-    fitted, self.fits = fit_all(examples, tokenizer, data)
-    self._fitted = still(fitted, answerable)
-    self._length = bucket(self.fits.longest, data)
+    self.fits = None  # not known before each prompt was made
+    longest = data.max_prompt_len
+    if isinstance(examples, pool.Kept):
+      self._rows = ondemand.Rows(
+        examples,
+        lambda example: fit(example, tokenizer, data),
+        choice=answerable,
+        workers=data.workers,
+      )
+      kinds = examples.datasets, examples.dataset, examples.answerable
+    else:
+      fitted, self.fits = fit_all(examples, tokenizer, data)
+      self._rows = still(fitted, answerable)
+      longest = self.fits.longest
+      shown = [example for example, _ in self._rows]
+      kinds = kinds_of(shown)
+    self._length = bucket(longest, data)
     self._buckets = data.buckets
-    self._order = Order(len(self._fitted), seed, stage)
+    self._order = ordered(*kinds, data.train, seed, stage, answerable)
 
   def __len__(self) -> int:
-    return len(self._fitted)
+    return len(self._rows)
 
   def take(
     self, cursor: int, n: int
@@ -181,17 +208,74 @@ class Prompts:
     A key names example and epoch, so that a prompt that stands twice in a
     batch, where one epoch ends and the next begins, is not sampled alike.
     """
-    taken = self._order.take(cursor, n)
-    rows = [self._fitted[which] for which, _ in taken]
+    rows = self._taken(cursor, n)
     batch = pack(
-      [ids for _, ids in rows],
+      [row.ids for row, _ in rows],
       [
-        key(example.id if epoch == 0 else f"{example.id}/{epoch}")
-        for (example, _), (_, epoch) in zip(rows, taken, strict=True)
+        key(row.name if epoch == 0 else f"{row.name}/{epoch}")
+        for row, epoch in rows
       ],
-      shortest(max(len(ids) for _, ids in rows), self._length, self._buckets),
+      shortest(
+        max(len(row.ids) for row, _ in rows), self._length, self._buckets
+      ),
     )
-    return batch, tuple(example for example, _ in rows)
+    return batch, tuple(row.example for row, _ in rows)
+
+  def _taken(self, cursor: int, n: int) -> list[tuple[ondemand.Row, int]]:
+    if isinstance(self._rows, ondemand.Rows):
+      return self._rows.take(self._order.take, cursor, n)
+    out = []
+    for which, epoch in self._order.take(cursor, n):
+      example, ids = self._rows[which]
+      out.append(
+        (ondemand.Row(name=example.id, example=example, ids=ids), epoch)
+      )
+    return out
+
+
+def kinds_of(
+  examples: Sequence[Any],
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+  """Names of the datasets; each one's place in them, and its answerability.
+
+  Args:
+    examples: whatever has a dataset and is answerable or not.
+  """
+  names = dict.fromkeys(example.dataset for example in examples)
+  place = {name: i for i, name in enumerate(names)}
+  places = np.array([place[example.dataset] for example in examples])
+  return list(names), places, np.array([e.answerable for e in examples])
+
+
+def ordered(
+  names: Sequence[str],
+  dataset: np.ndarray,
+  flags: np.ndarray,
+  source: config.Source,
+  seed: int,
+  stage: int,
+  answerable: str,
+) -> Order | mixing.Mixed:
+  """The order of a stage's prompts, mixed where the source says so."""
+  weights = config.mix(source)
+  if not weights:
+    return Order(len(dataset), seed, stage)
+  groups, shares = {}, {}
+  for name, weight in weights.items():
+    own = dataset == (names.index(name) if name in names else -1)
+    halves = {"": own}
+    if answerable == "even":
+      halves = {"/answerable": own & flags, "/unanswerable": own & ~flags}
+    for half, members in halves.items():
+      groups[name + half] = np.flatnonzero(members)
+      shares[name + half] = weight / len(halves)
+  for name, members in groups.items():
+    if not len(members):
+      raise UserError(
+        f"mix={source.mix!r}: no record of {name} is left to mix."
+      )
+  seeds = {name: key(f"{seed}/{stage}/{name}") for name in groups}
+  return mixing.Mixed(groups, shares, seeds)
 
 
 def still(fitted: list[tuple[Example, list[int]]], answerable: str):

@@ -23,6 +23,8 @@ class Row:
   name: str
   prompt: list[int]
   completions: list[list[int]]
+  dataset: str = ""
+  answerable: bool = True
 
 
 class Written:
@@ -37,6 +39,7 @@ class Written:
     cfg: config.SFT | config.DPO,
     seed: int,
     stage: int,
+    answerable: str = "any",
   ):
     """Drops and counts rows that are too long, or without a completion.
 
@@ -48,6 +51,7 @@ class Written:
       cfg: how long completions may be.
       seed: of the order.
       stage: of the order.
+      answerable: the choice of the rows, for the shares of a mix.
     """
     self.fits = fits
     self.without = sum(not row.completions for row in rows)
@@ -68,7 +72,9 @@ class Written:
     longest = max(len(row.prompt) for row in self._rows)
     self._length = pipeline.bucket(longest, data)
     self._buckets = data.buckets
-    self._order = pipeline.Order(len(self._rows), seed, stage)
+    self._order = pipeline.ordered(
+      *pipeline.kinds_of(self._rows), data.train, seed, stage, answerable
+    )
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -130,6 +136,8 @@ def of_examples(
       completions=[
         _ended(tokenizer, text.removeprefix(opened)) for text in texts(example)
       ],
+      dataset=example.dataset,
+      answerable=example.answerable,
     )
     for example, ids in pipeline.still(fitted, answerable)
   ]

@@ -33,6 +33,7 @@ LAYERS = (
   ("attention", "draw", "grpo_loss", "lora", "optim", "packing", "rotary"),
   ("slots",),
   # Layer 2.
+  ("mixing", "ondemand"),
   ("consistency", "model", "report", "scoring", "selective", "tokenizer"),
   ("baselines", "pipeline", "stops", "t5", "tokenizer_files"),
   # Layer 3.
@@ -44,7 +45,7 @@ LAYERS = (
   ("groups", "inputs", "layout", "verifiers/t5"),
   ("policy",),
   # Layer 5.
-  ("benchmark", "evaluate", "plan"),
+  ("benchmark", "census", "evaluate", "plan"),
   ("aot",),
   ("topology",),
   ("journal", "variants"),
@@ -72,6 +73,7 @@ NO_JAX = (
   "jsonstream",
   "log",
   "main",
+  "ondemand",
   "outputs",
   "overlap",
   "prompts",

@@ -274,6 +274,14 @@ def test_data_mode_counts_the_records(folder, capsys):
   assert got["answerable"] == pytest.approx(4 / 6)
   assert got["fits"]["longest"] <= 256
   assert "stage first" in err
+  samples = got["samples"]
+  assert len(samples) == 3 and len({sample["id"] for sample in samples}) == 3
+  for sample in samples:
+    assert sample["tokens"] == len(sample["prompt"].encode())
+    assert sample["prompt"] in err
+    held = any(answer["in_passages"] for answer in sample["answers"])
+    assert sample["answerable"] == held
+  assert "=> a refusal" in err
 
 
 def test_prompt_mode_prints_the_exact_prompt(folder, capsys):

@@ -1,7 +1,7 @@
-"""Record files to `Example`s: JSON lines, a JSON list, or {"data": [...]}.
+"""Rows of any source to `Example`s, in the format of Trust-Score.
 
-The format is Trust-Score's (design section 4).  Every mistake names the file
-and the line, or the record's number where a file is one JSON value.
+Every mistake names the file and the line, or the row's number where a file has
+no lines.
 """
 
 import dataclasses
@@ -11,14 +11,12 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from grounded_jax.data import support
+from grounded_jax.data import reading, support
 from grounded_jax.records import (
   Doc,
   Example,
   UserError,
-  absence,
   find_task,
-  parse_json,
 )
 
 
@@ -30,61 +28,26 @@ class Parsed:
   computed: bool
 
 
-def rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields (where, record) for every record of a file.
+def rows(
+  path: pathlib.Path | str, *, streaming: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields (where, row) for every row of a location, one at a time.
+
+  Args:
+    path: a file of JSON or parquet, or a dataset as hf:NAME[:CONFIG][@SPLIT].
+    streaming: a dataset's rows as they come, without a copy on this machine.
 
   Raises:
-    UserError: the file is missing, not text or not JSON.
+    UserError: it is missing, or holds what is no row.
   """
-  if not path.is_file():
-    raise UserError(
-      f"The record file {path} {absence(path)}: give JSON lines of questions,"
-      " answers and docs with data.train.path (or an evaluation's source.path)."
-    )
-  try:
-    content = path.read_text("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path} is not UTF-8 text ({error.reason}).") from None
-  lines = [line for line in content.split("\n") if line.strip()]
-  whole = content.lstrip().startswith("[")
-  if lines and path.suffix != ".jsonl":  # one object, or one over many lines
-    whole |= len(lines) == 1 or not lines[0].rstrip().endswith("}")
-  records = _whole(path, content) if whole else _lines(path, content)
-  for where, record in records:
-    if type(record) is not dict:
+  for where, row in reading.values(str(path), streaming=streaming):
+    if type(row) is not dict:
       raise UserError(
         f"{where}: a record must be an object with question, answers and docs,"
-        f" not {_kind(record)}."
+        f" not {_kind(row)}."
       )
-    try:
-      json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-      raise UserError(
-        f"{where} holds half of a surrogate pair (such as \\ud800), which is no"
-        " character: leave it out."
-      ) from None
-    yield where, record
-
-
-def _lines(path: pathlib.Path, content: str) -> Iterator[tuple[str, Any]]:
-  for number, line in enumerate(content.split("\n"), start=1):
-    if line.strip():
-      yield f"{path} line {number}", parse_json(line, path, number)
-
-
-def _whole(path: pathlib.Path, content: str) -> Iterator[tuple[str, Any]]:
-  value = parse_json(content, path)
-  if type(value) is dict and "data" in value and "question" not in value:
-    value = value["data"]
-  if type(value) is dict:
-    value = [value]
-  if type(value) is not list:
-    raise UserError(
-      f"{path} must hold a list of records, or an object with a list under"
-      f' "data", not {_kind(value)}.'
-    )
-  for number, record in enumerate(value, start=1):
-    yield f"{path} record {number}", record
+    reading.check_characters(where, row)
+    yield where, row
 
 
 def _kind(value: Any) -> str:
@@ -96,7 +59,7 @@ def _kind(value: Any) -> str:
     float: "a number",
     bool: "true or false",
     type(None): "null",
-  }[type(value)]
+  }.get(type(value), type(value).__name__)
 
 
 def _field(where: str, record: dict[str, Any], name: str, kind: type) -> Any:

@@ -5,15 +5,16 @@ are functions of the source's seed and the examples' ids alone: they do not
 depend on the order of the records.
 """
 
-import collections
 import dataclasses
-import hashlib
-import pathlib
+import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 from grounded_jax import config
-from grounded_jax.data import parsing, support
-from grounded_jax.records import Example, UserError
+from grounded_jax.data import columns, parsing, support
+from grounded_jax.data import pool as pool_lib
+from grounded_jax.records import TASKS, Example, UserError
 
 _WORLD_SPLITS = ("train", "dev", "test")
 # How many examples the endless world stands for when no limit is set.
@@ -28,6 +29,7 @@ class Statistics:
   records: int  # examples kept
   answerable: float  # share of those kept
   golds: float  # mean number of gold answers of those kept
+  most_golds: int  # the largest number of them
   passages: float  # mean number of passages of those kept
   tasks: dict[str, int]  # kept, by task
   datasets: dict[str, int]  # kept, by dataset
@@ -41,8 +43,10 @@ def load(
   passages: int,
   verifier: support.Verifier | None = None,
   confirm: bool = True,
-) -> tuple[tuple[Example, ...], Statistics]:
+) -> tuple[Sequence[Example], Statistics]:
   """The examples of a source, each with its first `passages` docs.
+
+  More than `source.in_memory` of them are `pool.Kept`: read when asked for.
 
   Args:
     source: where they are and which are chosen.
@@ -54,40 +58,87 @@ def load(
     UserError: no path, a file that is missing or malformed, or nothing left
       after the choice of records.
   """
+  pool, computed = _read(source, passages, verifier, confirm)
+  kept, dropped = _chosen(pool, source)
+  if not len(kept):
+    raise UserError(
+      f"The source {source.path} gives no example: {len(pool)} read, dropped:"
+      f" {dropped or 'none'}."
+    )
+  counts = statistics(pool, kept, dropped, computed)
+  if pool.stored and len(kept) > source.in_memory:
+    return pool_lib.Kept(pool, kept), counts
+  return tuple(pool[i] for i in kept.tolist()), counts
+
+
+def _read(
+  source: config.Source,
+  passages: int,
+  verifier: support.Verifier | None,
+  confirm: bool,
+) -> tuple[pool_lib.Pool, int]:
+  """All examples of a source, and how many had no answers_found."""
   if not source.path:
     raise UserError(
       "No record file is set: give one with --config.data.train.path=FILE."
     )
   if source.path.startswith("world:"):
-    pool, computed = [_shown(e, passages) for e in _world(source)], 0
-  else:
-    parsed = [
-      parsing.parse(
+    pool = pool_lib.Pool(source.seed, in_memory=sys.maxsize)
+    for example in _world(source):
+      pool.add(_shown(example, passages))
+    return pool, 0
+  pool, computed = pool_lib.Pool(source.seed, source.in_memory), 0
+  names = config.pairs("columns", source.columns)
+  for location in filter(None, map(str.strip, source.path.split(","))):
+    dataset = columns.dataset_of(location)
+    for where, row in parsing.rows(location, streaming=source.streaming):
+      parsed = parsing.parse(
         where,
-        record,
+        columns.record(
+          where, row, names=names, dataset=dataset, task=source.task
+        ),
         task=source.task,
         passages=passages,
         verifier=verifier,
         confirm=confirm,
       )
-      for name in source.path.split(",")
-      for where, record in parsing.rows(pathlib.Path(name.strip()))
-    ]
-    pool = _distinct([entry.example for entry in parsed])
-    computed = sum(entry.computed for entry in parsed)
-  kept, dropped = select(
-    pool,
+      pool.add(parsed.example)
+      computed += parsed.computed
+  pool.distinguish()
+  return pool, computed
+
+
+def _chosen(
+  pool: pool_lib.Pool, source: config.Source
+) -> tuple[np.ndarray, dict[str, int]]:
+  """The numbers of a source's chosen examples, and what was dropped."""
+  among, left = np.arange(len(pool)), {}
+  if source.mix:
+    weights = config.mix(source)
+    missing = [name for name in weights if name not in pool.datasets]
+    if missing:
+      raise UserError(
+        f"mix={source.mix!r}: {source.path} has no dataset {missing[0]!r}; it"
+        f" has: {', '.join(map(repr, sorted(pool.datasets)))}."
+      )
+    named = [name in weights for name in pool.datasets]
+    among = np.flatnonzero(np.array(named)[pool.dataset])
+    left = {"not in the mix": len(pool) - len(among)}
+  kept, dropped = choose(
+    pool.answerable[among],
+    _alphabetical(pool)[among],
+    pool.rank[among],
     answerable=source.answerable,
     balance=source.balance,
     limit=source.limit,
-    seed=source.seed,
   )
-  if not kept:
-    raise UserError(
-      f"The source {source.path} gives no example: {len(pool)} read, dropped:"
-      f" {dropped or 'none'}."
-    )
-  return kept, statistics(kept, len(pool), dropped, computed)
+  return among[kept], {k: n for k, n in (left | dropped).items() if n}
+
+
+def _alphabetical(pool: pool_lib.Pool) -> np.ndarray:
+  """The place of each example's dataset among their sorted names."""
+  order = np.argsort(np.argsort(np.array(pool.datasets, object)))
+  return order[pool.dataset] if len(pool) else pool.dataset
 
 
 def select(
@@ -107,49 +158,78 @@ def select(
     limit: kept at most, evenly from what `even` and `balance` separate.
     seed: of the choice.
   """
-  dropped = collections.Counter()
-  pool = list(examples)
+  kept, dropped = choose(
+    np.array([e.answerable for e in examples], bool),
+    np.unique([e.dataset for e in examples], return_inverse=True)[1],
+    np.array([pool_lib.rank(seed, e.id) for e in examples], np.uint64),
+    answerable=answerable,
+    balance=balance,
+    limit=limit,
+  )
+  return tuple(examples[i] for i in kept.tolist()), dropped
+
+
+def choose(
+  flags: np.ndarray,
+  datasets: np.ndarray,
+  ranks: np.ndarray,
+  *,
+  answerable: str,
+  balance: bool,
+  limit: int,
+) -> tuple[np.ndarray, dict[str, int]]:
+  """As `select`, of examples known by three numbers each.
+
+  Args:
+    flags: whether each is answerable.
+    datasets: numbers of their datasets, in the order of the names.
+    ranks: the first in this order are chosen.
+    answerable: any, only, even.
+    balance: the same number from every dataset.
+    limit: kept at most.
+  """
+  dropped = {}
+  pool = np.arange(len(flags))
   if answerable == "only":
-    pool = [example for example in pool if example.answerable]
-    dropped["unanswerable"] = len(examples) - len(pool)
-  datasets = sorted({e.dataset for e in pool}) if balance else [None]
-  halves = (True, False) if answerable == "even" else (None,)
-  groups = {(dataset, half): [] for dataset in datasets for half in halves}
-  for example in pool:
-    dataset = example.dataset if balance else None
-    half = example.answerable if answerable == "even" else None
-    groups[dataset, half].append(example)
-  sizes = [len(group) for group in groups.values()]
+    pool = np.flatnonzero(flags)
+    dropped["unanswerable"] = len(flags) - len(pool)
+  groups = [pool]
+  if balance:
+    groups = [pool[datasets[pool] == i] for i in np.unique(datasets[pool])]
+  if answerable == "even":
+    groups = [g[flags[g] == half] for g in groups for half in (True, False)]
+  sizes = [len(group) for group in groups]
   even = answerable == "even" or balance
-  quotas = _quotas(sizes, limit, even)
-  chosen = set()
-  for group, quota in zip(groups.values(), quotas, strict=True):
-    ranked = sorted(group, key=lambda example: _rank(seed, example.id))
-    chosen.update(example.id for example in ranked[:quota])
+  chosen = []
+  for group, quota in zip(groups, _quotas(sizes, limit, even), strict=True):
+    first = np.argsort(ranks[group], kind="stable")[:quota]
+    chosen.append(group[first] if quota < len(group) else group)
+  kept = np.sort(np.concatenate([*chosen, np.zeros(0, int)])).astype(int)
   fair = sum(_quotas(sizes, 0, even))
   dropped["to keep the halves or datasets even"] = len(pool) - fair
-  dropped["over the limit"] = fair - len(chosen)
-  kept = tuple(example for example in pool if example.id in chosen)
+  dropped["over the limit"] = fair - len(kept)
   return kept, {why: n for why, n in dropped.items() if n}
 
 
 def statistics(
-  examples: Sequence[Example],
-  read: int,
-  dropped: dict[str, int],
-  computed: int = 0,
+  pool: pool_lib.Pool, kept: np.ndarray, dropped: dict[str, int], computed: int
 ) -> Statistics:
-  """The counts of `examples`, which were chosen from `read` records."""
-  n = max(len(examples), 1)
-  count = lambda values: dict(sorted(collections.Counter(values).items()))
+  """The counts of the examples `kept`, numbers of those that were read."""
+  count = lambda names, places: dict(
+    sorted(
+      (names[i], n) for i, n in enumerate(np.bincount(places).tolist()) if n
+    )
+  )
+  golds = pool.golds[kept]
   return Statistics(
-    read=read,
-    records=len(examples),
-    answerable=sum(e.answerable for e in examples) / n,
-    golds=sum(len(e.answers) for e in examples) / n,
-    passages=sum(len(e.docs) for e in examples) / n,
-    tasks=count(e.task for e in examples),
-    datasets=count(e.dataset for e in examples),
+    read=len(pool),
+    records=len(kept),
+    answerable=float(pool.answerable[kept].mean()),
+    golds=float(golds.mean()),
+    most_golds=int(golds.max()),
+    passages=float(pool.passages[kept].mean()),
+    tasks=count(TASKS, pool.task[kept]),
+    datasets=count(pool.datasets, pool.dataset[kept]),
     dropped=dropped,
     computed=computed,
   )
@@ -166,29 +246,6 @@ def _quotas(sizes: Sequence[int], limit: int, even: bool) -> list[int]:
     return [share] * len(sizes)
   base, rest = divmod(limit, len(sizes))
   return [base + (i < rest) for i in range(len(sizes))]
-
-
-def _rank(seed: int, name: str) -> str:
-  return hashlib.sha256(f"{seed}\x1f{name}".encode()).hexdigest()
-
-
-def _distinct(examples: Sequence[Example]) -> list[Example]:
-  """The examples with ids made distinct: the second "a" becomes "a#2".
-
-  Where an example has that id itself, it becomes "a#3", and so on.
-  """
-  taken = {example.id for example in examples}
-  seen = collections.Counter()
-  out = []
-  for example in examples:
-    seen[example.id] += 1
-    if seen[example.id] > 1:
-      while (name := f"{example.id}#{seen[example.id]}") in taken:
-        seen[example.id] += 1
-      taken.add(name)
-      example = dataclasses.replace(example, id=name)
-    out.append(example)
-  return out
 
 
 def _shown(example: Example, passages: int) -> Example:
