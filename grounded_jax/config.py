@@ -714,6 +714,7 @@ class Stage:
   # Passes over the stage's prompts, in place of `steps`: as many steps as it
   # takes to see each so many times; the last ones begin one more.  0 = `steps`.
   epochs: int = 0
+  records: str = ""  # its record files, as a source's path; "" = data.train's
   answerable: str = "any"  # which training records: any, only, even
   limit: int = 0  # training questions used; 0 = all
   init_from: str = ""  # a workdir, or workdir/<stage>/checkpoints/<step>

@@ -169,8 +169,10 @@ def records(
 def stage_source(
   experiment: config.Experiment, stage: config.Stage
 ) -> config.Source:
-  """The training source with the stage's own choice of records."""
+  """The training source with the stage's own files and choice of records."""
   source = experiment.data.train
+  if stage.records:
+    source = dataclasses.replace(source, path=stage.records)
   if stage.answerable != "any":
     source = dataclasses.replace(source, answerable=stage.answerable)
   if stage.limit:
