@@ -360,8 +360,9 @@ def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
       stage.rewards.verifier,
     )
     for stage in experiment.stages
+    if not stage.path
   } | {f"eval {e.name}": (e.source, e.headline) for e in experiment.evals}
-  result = {}
+  result = inputs.written_rows(experiment, tokenizer)
   columns = ("records", "answerable", "golds", "passages", "prompt tokens")
   table = rich.table.Table("", *columns, "dropped", box=None)
   for name, (source, judge) in named.items():
