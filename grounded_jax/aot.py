@@ -23,12 +23,14 @@ from grounded_jax import (
   checkpoint,
   chips,
   config,
+  dpo,
   grpo,
   hlo,
   optim,
   plan,
   sampler,
   sft,
+  types,
 )
 from grounded_jax import layout as layout_lib
 from grounded_jax import mesh as mesh_lib
@@ -207,11 +209,12 @@ def lower_reshard(at: Target) -> jax.stages.Lowered:
 def lower_logp(
   at: Target, stage: config.Stage, shape: plan.Shape
 ) -> jax.stages.Lowered:
-  """Returns the log-probabilities of a step's rollout."""
+  """Returns the log-probabilities of a step's rollout, or of its pairs."""
   batch = _batch(at.devices, shape)
-  return grpo.rollout_logp.lower(
-    stage.grpo, at.model, at.graphdef, at.params, batch.prompts, batch.rollout
-  )
+  common = (stage.learns, at.model, at.graphdef, at.params)
+  if stage.objective == "dpo":
+    return dpo.completion_logp.lower(*common, batch)
+  return grpo.rollout_logp.lower(*common, batch.prompts, batch.rollout)
 
 
 def lower_update(
@@ -220,9 +223,19 @@ def lower_update(
   """Returns the update of a stage, as a run would call it."""
   tx = optim.make(stage.optimizer, max(stage.steps, 1))
   state = checkpoint.describe(tx, at.params)
-  step, cfg = (sft, stage.sft) if shape.supervised else (grpo, stage.grpo)
+  batch = _batch(at.devices, shape)
+  step = {"grpo": grpo, "sft": sft, "dpo": dpo}[stage.objective]
+  reference = [] if step is not dpo else [_reference_logp(batch)]
   return step.update.lower(
-    cfg, at.model, at.graphdef, tx, state, _batch(at.devices, shape)
+    *(stage.learns, at.model, at.graphdef, tx, state, batch), *reference
+  )
+
+
+def _reference_logp(batch: types.SFTBatch) -> jax.ShapeDtypeStruct:
+  """Of each completion."""
+  weight = batch.weight
+  return jax.ShapeDtypeStruct(
+    weight.shape[:2], weight.dtype, sharding=weight.sharding
   )
 
 

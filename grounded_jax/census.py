@@ -19,13 +19,14 @@ _BATCH = 256  # records made into prompts at once
 def sources(
   experiment: config.Experiment,
 ) -> dict[str, tuple[config.Source, config.Verifier]]:
-  """Every source that an experiment reads, by name, and its judge."""
+  """Every source of records that an experiment reads, and its judge."""
   stages = {
     f"stage {stage.name}": (
       inputs.stage_source(experiment, stage),
       stage.rewards.verifier,
     )
     for stage in experiment.stages
+    if not stage.path
   }
   evals = {f"eval {e.name}": (e.source, e.headline) for e in experiment.evals}
   return stages | evals

@@ -755,6 +755,13 @@ class Stage:
     return {"grpo": self.grpo, "sft": self.sft, "dpo": self.dpo}[self.objective]
 
   @property
+  def refers(self) -> bool:
+    """Whether its loss needs the policy that it begins with."""
+    return self.objective == "dpo" or (
+      self.objective == "grpo" and self.grpo.beta > 0
+    )
+
+  @property
   def path(self) -> str:
     """Files of written rows that take the place of records; "" = none."""
     return "" if self.objective == "grpo" else self.learns.path

@@ -4,6 +4,7 @@ is allocated."""
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
@@ -105,6 +106,23 @@ def dialogues_of(stage: config.Stage) -> Sequence[Dialogue]:
   read = {"sft": dialogues.demonstrations, "dpo": dialogues.preferences}
   found = read[stage.objective](stage.path)
   return found[: stage.limit or None]
+
+
+def written_rows(
+  experiment: config.Experiment, tokenizer: tokenizer_lib.Tokenizer
+) -> dict[str, dict[str, Any]]:
+  """What the stages' own files hold, by name, for --mode=data."""
+  out = {}
+  for index, stage in enumerate(experiment.stages):
+    if stage.path:
+      found = training_data(experiment, index, tokenizer)
+      out[f"stage {stage.name}"] = {
+        "path": stage.path,
+        "rows": found.fits.prompts,
+        "dropped": {"too long": found.too_long},
+        "fits": dataclasses.asdict(found.fits),
+      }
+  return out
 
 
 def _texts(

@@ -352,15 +352,18 @@ def read_passages(path: pathlib.Path) -> tuple[Doc, ...]:
 def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
   """Loads, validates and counts every record that the experiment reads."""
   del workdir
-  from grounded_jax import census
+  from grounded_jax import census, inputs
 
   tokenizer = tokenizer_lib.load(experiment.model)
   found = {
     name: census.count(experiment.data, source, judge, tokenizer)
     for name, (source, judge) in census.sources(experiment).items()
   }
+  rows = inputs.written_rows(experiment, tokenizer)
   census.show(_people(), found)
-  _result(found)
+  for name, counts in rows.items():
+    _people().print(f"{name}: {counts}", soft_wrap=True)
+  _result(rows | found)
 
 
 def prompt(

@@ -320,7 +320,7 @@ def _layer_backward(at: Machine, shape: Shape, again: int) -> int:
 def update(
   at: Machine, cfg: config.Optimizer, shape: Shape, remat: str = ""
 ) -> Program:
-  """The learner's step (`grpo.update` or `sft.update`)."""
+  """The learner's step (`update` of grpo, sft or dpo)."""
   learned = trained(at)
   state = checkpoint.describe(optim.make(cfg, 1), learned)
   frozen = {}
@@ -450,9 +450,8 @@ def sampler(at: Machine, shape: Shape) -> Program:
 
 def shape_of(stage: config.Stage, data: config.Data) -> Shape:
   """The largest arrays that a stage can make: prompts as long as allowed."""
-  supervised = stage.objective == "sft"
-  section = stage.sft if supervised else stage.grpo
-  extra = 0
+  supervised = stage.objective != "grpo"
+  section, extra = stage.learns, 0
   if not supervised:
     extra = (section.beta > 0) + (section.iterations > 1)
   return Shape(
@@ -488,23 +487,24 @@ def of_stage(
   shape = shape_of(stage, data)
   inputs.check_rows(at.mesh, stage)
   learner = update(at, stage.optimizer, shape)
-  if shape.supervised:
-    return {"update": learner}
+  off_policy = not shape.supervised and stage.grpo.off_policy_steps > 0
   copies = {
-    "reference": stage.grpo.beta > 0,
-    "sampling parameters": stage.grpo.off_policy_steps > 0,
+    "reference": stage.refers,
+    "sampling parameters": off_policy,
   }
   size = mesh_lib.held(trained(at))
   more = {name: size for name, needed in copies.items() if needed}
+  beside = lambda program, more: dataclasses.replace(
+    program, arguments=program.arguments | more
+  )
+  if shape.supervised:
+    return {"update": beside(learner, more)}
   idle = {"optimiser": learner.arguments["optimiser"]}
   if drawing is not None and drawing is not at:
     idle["learner's parameters"] = mesh_lib.held(at.params)
     if at.model.lora.rank:
       idle["adapters"] = learner.arguments["parameters"]
   drawn = sampler(drawing or at, shape)
-  beside = lambda program, more: dataclasses.replace(
-    program, arguments=program.arguments | more
-  )
   return {
     "update": beside(learner, more),
     "sampler": beside(drawn, idle | more),

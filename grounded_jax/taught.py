@@ -38,9 +38,7 @@ def stage(
   tx = optim.make(stage.optimizer, stage.steps)
   book.progress.note(f"{stage.name}  {inputs.describe(data)}")
   with checkpoint.open_manager(book.workdir, stage.name, stage.keep) as saves:
-    at = checkpoint.begin(
-      saves, tx, params, with_reference=stage.objective == "dpo"
-    )
+    at = checkpoint.begin(saves, tx, params, with_reference=stage.refers)
     state, cursor = at.state, at.cursor
     for step in range(at.step, stage.steps):
       watch = journal.Stopwatch()

@@ -179,6 +179,7 @@ def _programs(
       needed=chunk,
       trips=shape.new_tokens - 1,
     )
+  if stage.objective != "sft":
     yield Program(
       name="logp",
       lower=lambda: aot.lower_logp(at, stage, shape),
@@ -294,6 +295,8 @@ def _step(
   if not all(program["fits"] for program in programs.values()):
     return {}
   times = {"update": 1}
+  if stage.objective == "dpo":
+    times["logp"] = 1
   if not shape.supervised:
     cfg = stage.grpo
     times["update"] = cfg.iterations

@@ -152,7 +152,7 @@ def grpo_stage(
   with saving as saves, overlap.thread() as beside:
     at = checkpoint.begin(
       *(saves, tx, params),
-      with_reference=cfg.beta > 0,
+      with_reference=stage.refers,
       with_sampler=cfg.off_policy_steps > 0,
     )
     state, cursor, source = at.state, at.cursor, None

@@ -27,6 +27,11 @@ VARIANTS = [
   ("stage1", "paper,smoke"),
   ("stage2", "paper"),
   ("stage2", "smoke"),
+  ("sft", "gold"),
+  ("sft", "gold,smoke"),
+  ("dpo", "smoke"),
+  ("orders", "grpo_sft"),
+  ("orders", "sft_dpo_grpo,paper,gold,smoke"),
 ]
 # What CPUs of other kinds may differ by, after two updates.
 TOLERANCE = 2e-3
@@ -56,7 +61,9 @@ def test_a_variant_loads_under_a_name_of_its_own(name, arg):
   assert made.name != load(name).name
 
 
-@pytest.mark.parametrize("name", ["quickstart", "stage1", "stage2"])
+@pytest.mark.parametrize(
+  "name", ["quickstart", "stage1", "stage2", "sft", "dpo", "orders"]
+)
 def test_an_unknown_variant_is_refused_by_name(name):
   with pytest.raises(UserError, match=f"{name} has no variant"):
     load(name, "0:nonsense" if name == "quickstart" else "nonsense")
@@ -80,6 +87,24 @@ def test_the_stages_are_the_papers():
   assert paper.init_from == f"runs/{load('stage1', 'paper').name}"
   for stage in (first, second, paper):
     assert (stage.grpo.prompts, stage.grpo.group) == (48, 8)
+
+
+def test_distillation_is_trust_aligns_in_the_papers_orders():
+  (sft,), (dpo,) = load("sft").stages, load("dpo").stages
+  assert (sft.epochs, sft.sft.prompts, sft.sft.max_len) == (2, 72, 2048)
+  assert (dpo.epochs, dpo.dpo.prompts, dpo.dpo.max_len) == (2, 64, 2048)
+  assert (sft.optimizer.lr, dpo.optimizer.lr, dpo.dpo.beta) == (2e-5, 5e-7, 0.5)
+  assert dpo.init_from == "runs/sft" and load("dpo").data.max_prompt_len == 1600
+  orders = {
+    name: [stage.name for stage in load("orders", name).stages]
+    for name in ("sft_grpo", "grpo_sft", "sft_dpo_grpo")
+  }
+  assert orders == {
+    "sft_grpo": ["sft", "stage1", "stage2"],
+    "grpo_sft": ["stage1", "stage2", "sft"],
+    "sft_dpo_grpo": ["sft", "dpo", "stage1", "stage2"],
+  }
+  assert not any(stage.init_from for stage in load("orders").stages)
 
 
 @dataclasses.dataclass(frozen=True)
