@@ -428,6 +428,8 @@ def check_flags(values: flags.FlagValues, experiment) -> None:
       raise UserError(
         f"--{name} is for --mode={' and '.join(TOGETHER)}, not --mode={mode}."
       )
+  if experiment is not None and mode in WITHOUT_CONFIG:
+    raise UserError(f"--mode={mode} reads no --config: leave it out.")
   if experiment is None and mode not in WITHOUT_CONFIG:
     raise UserError(
       f"--mode={mode} needs --config=FILE.py, for example"

@@ -8,6 +8,7 @@ a digest and a place of each (24 bytes), never the texts.
 import array
 import hashlib
 import json
+import math
 import pathlib
 import re
 import tempfile
@@ -57,7 +58,7 @@ class Corpus:
     return len(self._starts)
 
   def __getitem__(self, number: int) -> Doc:
-    return _read(self._file, self._starts[number])
+    return _read(self._file, int(self._starts[number]))
 
   def __iter__(self) -> Iterator[Doc]:
     return (self[number] for number in range(len(self)))
@@ -74,7 +75,7 @@ class Corpus:
 
 
 def _read(file: BinaryIO, start: int) -> Doc:
-  file.seek(int(start))
+  file.seek(start)
   return Doc(**json.loads(file.readline()))
 
 
@@ -107,8 +108,8 @@ def build(
     counts["pieces"] = len(starts)
     if not starts:
       raise UserError(f"The corpus {','.join(names)} holds no passage.")
-    keys = np.asarray(digests, np.uint64)
-    order = np.lexsort((np.asarray(exact, np.uint64), keys))
+    keys = np.frombuffer(digests, np.uint64)
+    order = np.lexsort((np.frombuffer(exact, np.uint64), keys))
     first = np.append(True, np.diff(keys[order]) > 0)
     order = order[first]
     counts["repeated"] = len(starts) - len(order)
@@ -130,7 +131,7 @@ def _write(file: BinaryIO, doc: Doc) -> None:
 def cut(written: str, length: int) -> list[str]:
   """The text in even pieces of about `length` words; few words stay whole."""
   parts = written.split()
-  pieces = max(1, round(len(parts) / length)) if length else 1
+  pieces = max(1, math.ceil(len(parts) / length - 0.5)) if length else 1
   if pieces == 1:
     return [written.strip()]
   ends = [len(parts) * i // pieces for i in range(pieces + 1)]

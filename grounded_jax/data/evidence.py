@@ -14,12 +14,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int8
+from jaxtyping import Float32, Int8, Int64
 
 from grounded_jax import text
-from grounded_jax.data import (
-  corpus as corpus_lib,
-)
+from grounded_jax.data import corpus as corpus_lib
 from grounded_jax.data import (
   parsing,
   recombination,
@@ -144,7 +142,7 @@ def candidates(
   question: Question,
   corpus: corpus_lib.Corpus,
   scores: Float32[np.ndarray, " D"],
-  found: Sequence[int],
+  found: Int64[np.ndarray, " K"],
   confusable: int,
   verifier: support.Verifier | None,
 ) -> Candidates:
@@ -159,7 +157,7 @@ def candidates(
     verifier: asked about answers that are found, and about claims; None =
       words decide.
   """
-  numbers = list(map(int, found))
+  numbers = found.tolist()
   labelled = {}
   for digest, bits in sorted(question.labels.items()):
     number = corpus.find(digest)

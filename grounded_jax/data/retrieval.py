@@ -5,7 +5,7 @@ A retriever gives the score of every passage; `top` chooses, ties by number.
 
 import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -19,6 +19,7 @@ _BATCH = 64  # texts that a dense model reads at once
 _TALK = 100_000  # passages between two lines of progress
 
 
+@runtime_checkable
 class Retriever(Protocol):
   """Scores passages for questions."""
 

@@ -125,22 +125,33 @@ def _rank(
   return (low + high) / (2 * len(ordered))
 
 
+def chance(pairs: int) -> float:
+  """Two deviations of an AUC of so many pairs where a cue says nothing."""
+  return 2 * ((2 * pairs + 1) / (12 * pairs**2)) ** 0.5
+
+
 def together(
   answerable: Float32[np.ndarray, "P C"],
   unanswerable: Float32[np.ndarray, "P C"],
+  question: Int[np.ndarray, " P"],
 ) -> float:
-  """The AUC of a logistic regression on all cues, on pairs it has not seen.
+  """The AUC of a logistic regression on all cues, on questions not seen.
 
-  Each fifth of the pairs is told by the others; NaN for less than ten pairs.
+  Each fifth of the questions is told by the others; NaN for less than ten.
+
+  Args:
+    answerable: cues of records.
+    unanswerable: of the records that stand beside them.
+    question: of each pair, numbered from 0.
   """
   count = len(answerable)
-  if count < 2 * _FOLDS:
+  if len(set(question)) < 2 * _FOLDS:
     return float("nan")
   both = np.concatenate([answerable, unanswerable]).astype(np.float64)
   both = (both - both.mean(0)) / np.maximum(both.std(0), 1e-9)
   rows = np.concatenate([both, np.ones((2 * count, 1))], 1)
   label = np.repeat([1.0, 0.0], count)
-  fold = np.tile(np.arange(count) % _FOLDS, 2)
+  fold = np.tile(question % _FOLDS, 2)
   told = np.empty(2 * count)
   for own in range(_FOLDS):
     seen = fold != own
