@@ -123,8 +123,8 @@ def test_matching_prefers_equals_and_leaves_out_what_only_differs():
   own = rng.normal(size=(200, len(shortcuts.CUES))).astype(np.float32)
   lower = own - 9
   equal = [np.stack([low, row]) for row, low in zip(own, lower, strict=True)]
-  assert shortcuts.match(own, equal) == [1] * 200
-  alone = shortcuts.match(own, [low[None] for low in lower])
+  assert shortcuts.match(own, lambda: equal) == [1] * 200
+  alone = shortcuts.match(own, lambda: [low[None] for low in lower])
   assert 1 <= sum(n is not None for n in alone) <= 200 * 2 * shortcuts.FAR + 3
 
 
@@ -136,7 +136,7 @@ def test_matching_makes_up_for_one_question_with_another():
     np.stack([row - 0.1, row - 0.1 + 0.2 * (i % 2)])
     for i, row in enumerate(own)
   ]
-  picked = shortcuts.match(own, options)
+  picked = shortcuts.match(own, lambda: options)
   assert None not in picked
   chosen = np.stack([o[n] for o, n in zip(options, picked, strict=True)])
   assert abs(shortcuts.auc(own[:, 0], chosen[:, 0]) - 0.5) < 0.01
@@ -313,10 +313,10 @@ def test_splits_share_no_question_answer_or_gold_passage(whole):
 def test_matching_takes_the_cues_that_plain_recombination_leaves(whole):
   result, _ = whole
   plain = result["auc"]["plain recombination"]
-  even = result["auc"]["even records"]
+  even = result["files"]["train_stage2"]["auc"]
   assert max(abs(plain[cue] - 0.5) for cue in shortcuts.CUES) > 0.2
   assert max(abs(even[cue] - 0.5) for cue in shortcuts.CUES) < 0.1
-  assert plain["all together"] - even["all together"] > 0.1
+  assert plain["all together"] - even["all together"] > 0.2
 
 
 def test_order_of_lines_does_not_matter_and_the_seed_does(tmp_path):

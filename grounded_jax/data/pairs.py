@@ -106,7 +106,7 @@ def matched(pairs: Sequence[Pair], seed: int) -> list[Pair]:
   if not pairs:
     return []
   own = np.concatenate([pair.cues([pair.answerable]) for pair in pairs])
-  options = (pair.cues(_choice(pair, seed)) for pair in pairs)
+  options = lambda: (pair.cues(_choice(pair, seed)) for pair in pairs)
   picked = shortcuts.match(own, options)
   return [
     dataclasses.replace(

@@ -27,6 +27,7 @@ from grounded_jax.data.evidence import Candidates, Question
 from grounded_jax.data.pairs import Pair
 from grounded_jax.records import UserError
 
+PASSAGES = "passages.jsonl"  # the corpus as cut, beside the records
 _SHARES = (
   "--splits must be three shares, of train, dev and test, like 80,10,10; that"
   " of train is not 0."
@@ -115,7 +116,7 @@ def make(
   dropped["like a held-out question"] = len(away)
   asked = [question for question in asked if question.key not in away]
   corpus, counts = corpus_lib.build(
-    options.corpus, folder / "passages.jsonl", options.passage_words
+    options.corpus, folder / PASSAGES, options.passage_words
   )
   log.say(f"{len(corpus):,} passages, {len(asked):,} questions")
   guarded = guards(corpus, held)

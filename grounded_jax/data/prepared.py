@@ -49,12 +49,13 @@ def _claim(folder: pathlib.Path) -> None:
   """Makes the folder, or refuses one that holds something else."""
   if folder.is_file():
     raise UserError(f"--output={folder} is a file: name a directory.")
-  if folder.is_dir() and any(folder.iterdir()):
-    if not (folder / STATISTICS).is_file():
-      raise UserError(
-        f"--output={folder} holds files that were not prepared: name a new"
-        " directory."
-      )
+  names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+  # Without statistics it was cut short, perhaps after the corpus.
+  if STATISTICS not in names and names - {prepare.PASSAGES}:
+    raise UserError(
+      f"--output={folder} holds files that were not prepared: name a new"
+      " directory."
+    )
   folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -7,7 +7,7 @@ higher for an answerable record than for an unanswerable one; 0.5 says nothing.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int
@@ -176,7 +176,7 @@ def _logistic(
 
 def match(
   answerable: Float32[np.ndarray, "P C"],
-  options: Iterable[Float32[np.ndarray, "_ C"]],
+  options: Callable[[], Iterable[Float32[np.ndarray, "_ C"]]],
 ) -> list[int | None]:
   """For each answerable record the option that keeps all AUCs near 0.5.
 
@@ -184,23 +184,45 @@ def match(
   minus the mean of d = F(unanswerable) - F(answerable).  Each choice, in turn,
   has the least |sum of d so far + d|^2: like its own record while the sum is
   small, and what makes up for others where it is not.  A record whose every
-  option would carry a mean beyond `FAR` gets None.
+  option would carry a mean beyond `FAR` gets None.  All is done twice: what a
+  regression on the first choice makes of the cues is then one more cue.
 
   Args:
     answerable: cues of the records.
-    options: for each record the cues of the sets to choose from.
+    options: gives, for each record, the cues of the sets to choose from.
   """
-  ordered = np.sort(answerable, axis=0)
-  total, taken = np.zeros(len(CUES)), 0
+  picked = _match(answerable, options())
+  taken = [n is not None for n in picked]
+  if sum(taken) < 2 * _FOLDS:
+    return picked
+  chosen = [
+    rows[n] for rows, n in zip(options(), picked, strict=True) if n is not None
+  ]
+  both = np.concatenate([answerable[taken], chosen]).astype(np.float64)
+  mean, scale = both.mean(0), np.maximum(both.std(0), 1e-9)
+  label = np.repeat([1.0, 0.0], len(chosen))
+  weights = _logistic((both - mean) / scale, label)
+  more = lambda rows: np.concatenate(
+    [rows, ((rows - mean) / scale @ weights)[:, None]], axis=1
+  )
+  return _match(more(answerable), map(more, options()))
+
+
+def _match(
+  answerable: Float[np.ndarray, "P C"],
+  options: Iterable[Float[np.ndarray, "_ C"]],
+) -> list[int | None]:
+  ordered, count = np.sort(answerable, axis=0), answerable.shape[1]
+  total, taken = np.zeros(count), 0
   out = []
   for own, others in zip(answerable, options, strict=True):
     rows = np.concatenate([own[None], others])
-    ranks = [_rank(ordered[:, c], rows[:, c]) for c in range(len(CUES))]
-    sums = total + np.stack(ranks, 1)[1:] - np.stack(ranks, 1)[0]
+    ranks = np.stack([_rank(ordered[:, c], rows[:, c]) for c in range(count)])
+    sums = total + (ranks[:, 1:] - ranks[:, :1]).T
     cost = (sums**2).sum(1)
     cost[np.abs(sums).max(1) > FAR * (taken + 1) + 1] = np.inf
-    best = int(np.argmin(cost)) if len(cost) else None
-    if best is None or cost[best] == np.inf:
+    best = int(np.argmin(cost))
+    if cost[best] == np.inf:
       out.append(None)
       continue
     total, taken = sums[best], taken + 1
