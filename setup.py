@@ -23,6 +23,7 @@ setuptools.setup(
   install_requires=[
     "Levenshtein>=0.26",
     "absl-py>=2.1",
+    "bm25s>=0.3",
     "etils[epath]>=1.12",
     "flax>=0.12",
     "gguf>=0.17",
@@ -60,6 +61,8 @@ setuptools.setup(
     "data": ["datasets>=3.0", "pyarrow>=17"],
     # Classifiers as verifiers.
     "nli": ["torch>=2.6"],
+    # The dense retriever of --mode=prepare.
+    "dense": ["sentence-transformers>=5.0"],
     "tpu": ["jax[tpu]>=0.8"],
     # NVIDIA GPUs; where the driver is older than CUDA 13, jax[cuda12] instead.
     "cuda": ["jax[cuda13]>=0.8"],

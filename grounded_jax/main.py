@@ -10,6 +10,7 @@
   --mode=answer  answer one question from passages
   --mode=data    load, validate and count the experiment's records; samples
   --mode=prompt  print exact prompts with their token counts
+  --mode=prepare training records from passages and questions (no --config)
   --mode=export  write a checkpoint for transformers, vLLM or PEFT
   --mode=compile every program of a step, compiled for TPUs that are not here
   --mode=plan    memory of each device, for a config and a mesh of any size
@@ -68,12 +69,32 @@ MODES = {
   "export": ("checkpoint", "output", "dtype", "adapter"),
   "plan": ("devices", "hbm_gb"),
   "compile": ("topology",),
+  "prepare": (
+    "corpus",
+    "questions",
+    "held_out",
+    "output",
+    "task",
+    "verifier",
+    "verifier_path",
+    "threshold",
+    "record_passages",
+    "passage_words",
+    "retriever",
+    "dense_model",
+    "retrieved",
+    "confusable",
+    "recombinations",
+    "splits",
+    "plain",
+    "seed",
+  ),
 }
 # Modes that may run on several hosts, with the flags that say which they are.
 TOGETHER = ("train", "eval")
 HOSTS = ("coordinator", "processes", "process_id")
-LATER = ("prepare", "report")
-WITHOUT_CONFIG = ("score",)
+LATER = ("report",)
+WITHOUT_CONFIG = ("score", "prepare")
 RESTART = 75  # exit code (EX_TEMPFAIL) of a run to be started again
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -111,29 +132,38 @@ def define_flags(values: flags.FlagValues) -> None:
   number("profile", 0, "train: trace so many steps, for xprof.")
   text("outputs", "", "score: records with outputs (JSON lines or JSON).")
   choice(
-    "task", "", ("", *TASKS), "score: of all the records. Default: their own."
+    "task",
+    "",
+    ("", *TASKS),
+    "score, prepare: of all the records. Default: their own.",
   )
   number("bootstrap", 1000, "score: resamples of the 95% intervals.")
   text("against", "", "score: a second file, for paired differences.")
   choice("splitter", "punkt", config.SPLITTERS, "score: splits sentences.")
-  choice("verifier", "lexical", config.VERIFIERS, "score: judges support.")
+  choice(
+    "verifier", "lexical", config.VERIFIERS, "score, prepare: judges support."
+  )
   text(
     "verifier_path",
     "",
-    "score: the model of --verifier=t5 or classifier: a directory, or a name of"
-    " the Hugging Face hub.",
+    "score, prepare: the model of --verifier=t5 or classifier: a directory, or"
+    " a name of the Hugging Face hub.",
   )
   flags.DEFINE_float(
     "threshold",
     config.Verifier().threshold,
-    "score: of the lexical verifier, the share of words to be found.",
+    "score, prepare: of the lexical verifier, the share of words to be found.",
     flag_values=values,
   )
   _define_reading(values)
   text("question", "", "answer: the question.")
   text("passages", "", "answer: a file of passages (title and text).")
   number("count", 3, "prompt: how many prompts to print.")
-  text("output", "", "export: a new directory. Default: WORKDIR/export.")
+  text(
+    "output",
+    "",
+    "export, prepare: a new directory. Default, of export: WORKDIR/export.",
+  )
   choice(
     "dtype",
     "",
@@ -141,6 +171,7 @@ def define_flags(values: flags.FlagValues) -> None:
     "export: of the weights. Default: that of the model's own files.",
   )
   _define_plan(values)
+  _define_prepare(values)
   _define_hosts(values)
   switch("adapter", "export: the LoRA adapter alone, as PEFT reads it.")
   switch("help", "Show this help.", "h")
@@ -196,6 +227,48 @@ def _define_plan(values: flags.FlagValues) -> None:
     "compile: the TPUs, like v5e:4x4 or v5p:2x2x1. Needs the extra [tpu].",
     flag_values=values,
   )
+
+
+def _define_prepare(values: flags.FlagValues) -> None:
+  """Declares what --mode=prepare makes records of."""
+  text = lambda name, default, doc: flags.DEFINE_string(
+    name, default, f"prepare: {doc}", flag_values=values
+  )
+  number = lambda name, default, doc: flags.DEFINE_integer(
+    name, default, f"prepare: {doc}", 0, flag_values=values
+  )
+  text("corpus", "", "files of passages (title, text) or records, by commas.")
+  text("questions", "", "files of questions and answers, or of records.")
+  text(
+    "held_out",
+    "",
+    "evaluation files: no record shares a question or gold passage with them.",
+  )
+  number("record_passages", 5, "passages of a record.")
+  number(
+    "passage_words",
+    100,
+    "longer texts are cut into pieces of about so many words. 0 = none is.",
+  )
+  flags.DEFINE_enum(
+    "retriever",
+    "bm25",
+    ("bm25", "dense"),
+    "prepare: what finds passages; dense needs the extra [dense].",
+    flag_values=values,
+  )
+  text("dense_model", "", "of --retriever=dense: a directory, or a hub's name.")
+  number("retrieved", 100, "passages looked at for a question.")
+  number("confusable", 50, "of those without an answer, so many are used.")
+  number("recombinations", 10, "answerable records of a question, at most.")
+  text("splits", "80,10,10", "shares of train, dev and test.")
+  flags.DEFINE_bool(
+    "plain",
+    False,
+    "prepare: recombine as the paper does, whatever gives answerability away.",
+    flag_values=values,
+  )
+  number("seed", 0, "of all choices.")
 
 
 def _define_hosts(values: flags.FlagValues) -> None:
@@ -355,6 +428,8 @@ def check_flags(values: flags.FlagValues, experiment) -> None:
       raise UserError(
         f"--{name} is for --mode={' and '.join(TOGETHER)}, not --mode={mode}."
       )
+  if experiment is not None and mode in WITHOUT_CONFIG:
+    raise UserError(f"--mode={mode} reads no --config: leave it out.")
   if experiment is None and mode not in WITHOUT_CONFIG:
     raise UserError(
       f"--mode={mode} needs --config=FILE.py, for example"
@@ -397,6 +472,7 @@ def _do(mode: str, options: dict) -> int:
     "export": modes.export,
     "plan": modes.plan,
     "compile": modes.compile_for,
+    "prepare": modes.prepare,
   }[mode](**options)
   return code or 0
 

@@ -19,6 +19,7 @@ from grounded_jax import (
   log,
   scoring,
   text,
+  verifiers,
 )
 from grounded_jax import outputs as outputs_lib
 from grounded_jax import tokenizer as tokenizer_lib
@@ -522,3 +523,63 @@ def compile_for(
   )
   _result(result)
   return 0 if result["fits"] else 1
+
+
+def prepare(output: str, splits: str, **options: Any) -> None:
+  """Makes training records from passages and questions, without a config.
+
+  Args:
+    output: a new directory, or one of an earlier preparation.
+    splits: three shares, by commas.
+    **options: the other flags of the mode, as `data.prepare.Options` has them.
+  """
+  from grounded_jax.data import prepare as prepare_lib
+  from grounded_jax.data import prepared
+
+  if not output:
+    raise UserError("--mode=prepare needs --output=DIR.")
+  judge = config.Verifier(
+    kind=options.pop("verifier"),
+    threshold=options.pop("threshold"),
+    path=options.pop("verifier_path"),
+  )
+  for name in ("corpus", "questions", "held_out"):
+    options[name] = tuple(filter(None, options[name].split(",")))
+  found = prepare_lib.Options(splits=prepare_lib.shares(splits), **options)
+  result = prepared.run(found, pathlib.Path(output), verifiers.make(judge))
+  _prepared(result)
+  _result(result)
+
+
+def _prepared(result: Mapping[str, Any]) -> None:
+  """Shows people what was prepared, and what is wrong with it."""
+  people = _people()
+  columns = ("records", "questions", "answerable", "golds", "words")
+  table = rich.table.Table("", *columns, "gold places", box=None)
+  for name, counts in result["files"].items():
+    table.add_row(
+      name,
+      str(counts["records"]),
+      str(counts["questions"]),
+      f"{counts['answerable']:.1%}",
+      f"{counts['gold passages']:.2f}",
+      f"{counts['words per passage']:.0f}",
+      " ".join(map(str, counts["gold places"])),
+    )
+  people.print(table)
+  plain, even = result["auc"]["plain recombination"], result["auc"]
+  table = rich.table.Table("AUC of", "plain", "even records", box=None)
+  for cue, value in even["even records"].items():
+    before = f"{plain[cue]:.3f}" if cue in plain else "-"
+    table.add_row(cue, before, f"{value:.3f}")
+  people.print(table)
+  kinds = list(next(iter(result["shared"].values())))
+  table = rich.table.Table("shared by", *kinds, box=None)
+  for name, counts in result["shared"].items():
+    table.add_row(name, *(str(counts[kind]) for kind in kinds))
+  people.print(table)
+  dropped = result["questions"]["dropped"] or {"-": 0}
+  for why, number in dropped.items():
+    people.print(f"dropped: {number} {why}")
+  for warning in result["warnings"]:
+    people.print(f"warning: {warning}")

@@ -49,7 +49,8 @@ MISTAKES = [
   (["--mode=plan"], "--mode=plan needs --config=FILE.py"),
   (["--mode=compile", RUN], "--mode=compile needs --topology"),
   (["--mode=compile", "--topology=v5e:8x8"], "--mode=compile needs --config"),
-  (["--mode=prepare"], "--mode=prepare is not part of this version"),
+  (["--mode=prepare"], "--mode=prepare needs --output=DIR"),
+  (["--mode=prepare", RUN], "--mode=prepare reads no --config"),
   (["--mode=export"], "--mode=export needs --config=FILE.py"),
   ([RUN, "--mode=export", "--workdir=empty"], "No checkpoint at empty"),
   (
