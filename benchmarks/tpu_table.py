@@ -13,7 +13,7 @@ from typing import Any
 
 _HEAD = (
   *("slice", "chips, fsdp x tensor, sampler's tensor", "program"),
-  *("peak GB", "TFLOP", "traffic GB", "collectives GB", "beside"),
+  *("peak GB", "besides GB", "TFLOP", "traffic GB", "collectives GB", "beside"),
   *("est. s", "est. use"),
 )
 
@@ -34,7 +34,7 @@ def rows(name: str, result: dict[str, Any]) -> Iterable[list[str]]:
       seconds = _span(step["estimated_seconds"])
       tokens = step["estimated_tokens_per_second_per_chip"]
       yield [
-        *("", "", "step", "", "", "", "", "", seconds),
+        *("", "", "step", "", "", "", "", "", "", seconds),
         f"{tokens['least']:.0f} to {tokens['most']:.0f} tokens/s/chip",
       ]
 
@@ -45,12 +45,13 @@ def _span(bounds: dict[str, float]) -> str:
 
 def _cells(program: dict[str, Any]) -> list[str]:
   if "memory_bytes" not in program:
-    return ["does not fit", *[""] * 6]
+    return ["does not fit", *[""] * 7]
   sent = sum(x["bytes"] for x in program["collectives"].values())
   beside, use = program["collectives_beside"], program["estimated_utilisation"]
   return [
     f"{program['memory_bytes']['peak'] / 1e9:.2f}"
     + ("" if program["fits"] else " (too much)"),
+    f"{program['resident_bytes'] / 1e9:.2f}",
     f"{program['flops'] / 1e12:.2f}",
     f"{program['main'] / 1e9:.1f}",
     f"{sent / 1e9:.2f}",
