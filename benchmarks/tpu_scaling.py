@@ -7,45 +7,38 @@ more chips, and of ever longer prompts on one slice.  All seconds are estimates
 of the compiler, none is measured.
 """
 
+import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
 from matplotlib.backends import backend_svg
 from matplotlib.figure import Figure
 
 from grounded_jax.records import UserError
 
-_PARTS = ("sampler", "update")
-
-_CHIPS = flags.DEFINE_list(
-  "chips", [], "Results of one batch on several slices.", required=True
-)
-_PROMPTS = flags.DEFINE_list(
-  "prompts", [], "Results of several prompt lengths, as TOKENS=FILE."
-)
-_OUT = flags.DEFINE_string("out", "docs/tpu_scaling.svg", "Where to draw.")
+_PARTS = ("rollout", "update")
 
 
 def parts(result: dict[str, Any]) -> dict[str, float]:
-  """Seconds of a step and of its largest parts, the mean of both bounds."""
+  """Seconds of a step and of its two parts, the mean of both bounds."""
   ((_, stage),) = result["stages"].items()
   if not stage["step"]:
     return {}
-  mean = lambda bounds: (bounds["least"] + bounds["most"]) / 2
-  out = {"step": mean(stage["step"]["estimated_seconds"])}
-  for name in _PARTS:
-    out[name] = mean(stage["programs"][name]["estimated_seconds"])
-  return out
+  mean = lambda table: sum(
+    table["estimated_seconds"][bound] / 2 for bound in ("least", "most")
+  )
+  step, update = mean(stage["step"]), mean(stage["programs"]["update"])
+  return {"step": step, "rollout": step - update, "update": update}
 
 
 def draw(
-  chips: dict[int, dict[str, float]], prompts: dict[int, dict[str, float]]
-) -> str:
-  """Returns an SVG: seconds against chips, and against prompt tokens."""
+  path: pathlib.Path,
+  chips: dict[int, dict[str, float]],
+  prompts: dict[int, dict[str, float]],
+) -> None:
+  """Draws an SVG: seconds against chips, and against prompt tokens."""
   figure = Figure(figsize=(8.0, 3.4), layout="constrained")
   left, right = figure.subplots(1, 2)
   for axes, points in ((left, chips), (right, prompts)):
@@ -65,10 +58,7 @@ def draw(
   left.set_ylabel("estimated seconds")
   right.set_xlabel("prompt tokens")
   left.legend(frameon=False)
-  canvas = backend_svg.FigureCanvasSVG(figure)
-  path = pathlib.Path(_OUT.value)
-  canvas.print_svg(path)
-  return str(path)
+  backend_svg.FigureCanvasSVG(figure).print_svg(path)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -80,21 +70,29 @@ def _read(path: str) -> dict[str, Any]:
     ) from None
 
 
-def main(argv: Sequence[str]) -> None:
-  """Draws, and prints where and what."""
-  del argv
-  results = [_read(path) for path in _CHIPS.value]
-  chips = {result["devices"]: parts(result) for result in results}
-  prompts = {
-    int(tokens): parts(_read(path))
-    for tokens, path in (item.split("=") for item in _PROMPTS.value)
-  }
-  path = draw(dict(sorted(chips.items())), prompts)
-  print(json.dumps({"drawn": path, "chips": chips, "prompts": prompts}))
+def main() -> int:
+  """Draws, and prints what."""
+  flags = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  flags.add_argument("--chips", required=True, help="FILE,FILE,...")
+  flags.add_argument("--prompts", required=True, help="TOKENS=FILE,...")
+  flags.add_argument("--out", default="docs/tpu_scaling.svg")
+  args = flags.parse_args()
+  try:
+    results = [_read(path) for path in args.chips.split(",")]
+    chips = {result["devices"]: parts(result) for result in results}
+    prompts = {
+      int(tokens): parts(_read(path))
+      for tokens, path in (item.split("=") for item in args.prompts.split(","))
+    }
+    draw(pathlib.Path(args.out), dict(sorted(chips.items())), prompts)
+  except UserError as error:
+    print(error, file=sys.stderr)
+    return 2
+  print(json.dumps({"chips": chips, "prompts": prompts}))
+  return 0
 
 
 if __name__ == "__main__":
-  try:
-    app.run(main)
-  except UserError as error:
-    sys.exit(str(error))
+  sys.exit(main())
