@@ -7,7 +7,8 @@ would, on any number of processes.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -136,11 +137,11 @@ def pack(
 class Order:
   """The endless, epoch-shuffled order of `size` things."""
 
-  def __init__(self, size: int, seed: int, stage: int):
+  def __init__(self, size: int, seed: int, stage: int, name: str = ""):
     self._size = size
     self._order = (
       grain.MapDataset.range(size)
-      .seed(key(f"{seed}/{stage}"))
+      .seed(key(f"{seed}/{stage}{name}"))
       .shuffle()
       .repeat()
     )
@@ -149,6 +150,29 @@ class Order:
     """(which, epoch) at positions cursor .. cursor + n - 1."""
     positions = range(cursor, cursor + n)
     return [(int(self._order[k]), k // self._size) for k in positions]
+
+  def observe(
+    self, cursor: int, solved: Sequence[tuple[str, float]]
+  ) -> dict[str, float]:
+    """Takes note of what the prompts before `cursor` showed: nothing here.
+
+    Args:
+      cursor: prompts read so far.
+      solved: the id of each prompt of a step, and the share of its completions
+        that solve it.
+
+    Returns:
+      Numbers for the log.
+    """
+    del cursor, solved
+    return {}
+
+  def state(self) -> dict[str, Any] | None:
+    """What a checkpoint keeps beside the cursor, as JSON; None = nothing."""
+    return None
+
+  def restore(self, state: dict[str, Any] | None) -> None:
+    """Goes on with what `state` gave."""
 
 
 class Prompts:
@@ -162,13 +186,28 @@ class Prompts:
     seed: int,
     stage: int,
     answerable: str = "any",
+    order: Callable[[Sequence[Example]], Order] | None = None,
   ):
-    """Fits the examples, then drops those that `answerable` now excludes."""
+    """Fits the examples, then drops those that `answerable` now excludes.
+
+    Args:
+      examples: all of them.
+      tokenizer: of the model.
+      data: how prompts are made.
+      seed: of the order.
+      stage: of the order.
+      answerable: which examples are kept.
+      order: of what is left; None = all of them, shuffled in every epoch.
+    """
     fitted, self.fits = fit_all(examples, tokenizer, data)
     self._fitted = still(fitted, answerable)
     self._length = bucket(self.fits.longest, data)
     self._buckets = data.buckets
-    self._order = Order(len(self._fitted), seed, stage)
+    self.order = (
+      order([example for example, _ in self._fitted])
+      if order
+      else Order(len(self._fitted), seed, stage)
+    )
 
   def __len__(self) -> int:
     return len(self._fitted)
@@ -181,7 +220,7 @@ class Prompts:
     A key names example and epoch, so that a prompt that stands twice in a
     batch, where one epoch ends and the next begins, is not sampled alike.
     """
-    taken = self._order.take(cursor, n)
+    taken = self.order.take(cursor, n)
     rows = [self._fitted[which] for which, _ in taken]
     batch = pack(
       [ids for _, ids in rows],

@@ -468,6 +468,14 @@ def shape_of(stage: config.Stage, data: config.Data) -> Shape:
   )
 
 
+def sampled_shape_of(stage: config.Stage, shape: Shape) -> Shape:
+  """The arrays of a stage's rollout, beside its update's."""
+  drawn = stage.samples
+  return dataclasses.replace(
+    shape, group=drawn.group, chunks=drawn.sample_chunks, slots=drawn.slots
+  )
+
+
 def of_stage(
   at: Machine,
   stage: config.Stage,
@@ -488,11 +496,11 @@ def of_stage(
   shape = shape_of(stage, data)
   inputs.check_rows(at.mesh, stage)
   learner = update(at, stage.optimizer, shape)
-  if shape.supervised:
+  if stage.samples is None:
     return {"update": learner}
   copies = {
-    "reference": stage.grpo.beta > 0,
-    "sampling parameters": stage.grpo.off_policy_steps > 0,
+    "reference": not shape.supervised and stage.grpo.beta > 0,
+    "sampling parameters": stage.samples.off_policy_steps > 0,
   }
   size = mesh_lib.held(trained(at))
   more = {name: size for name, needed in copies.items() if needed}
@@ -501,7 +509,7 @@ def of_stage(
     idle["learner's parameters"] = mesh_lib.held(at.params)
     if at.model.lora.rank:
       idle["adapters"] = learner.arguments["parameters"]
-  drawn = sampler(drawing or at, shape)
+  drawn = sampler(drawing or at, sampled_shape_of(stage, shape))
   beside = lambda program, more: dataclasses.replace(
     program, arguments=program.arguments | more
   )
