@@ -106,6 +106,7 @@ class Curriculum(pipeline.Order):
     # The position up to which prompts were observed, and how far each kind's
     # order had been read there.
     self._base, self._read = 0, [0] * len(self._kinds)
+    self._forget()
 
   def _check(self) -> None:
     start, end = self._schedule.start, self._schedule.end
@@ -128,7 +129,9 @@ class Curriculum(pipeline.Order):
     With `redraw` below 1 the cursor is not before what was last observed.
     """
     if self._redraw < 1:
-      return self._walk(cursor + n)[0][cursor - self._base :]
+      self._walk(cursor + n)
+      first = cursor - self._base
+      return self._taken[first : first + n]
     taken = []
     for k in range(cursor, cursor + n):
       kind = self._kind(k)
@@ -144,9 +147,10 @@ class Curriculum(pipeline.Order):
     """Counts a step's prompts, those before `cursor`, in their pass rates."""
     if self._redraw == 1:
       return {}
-    taken, read = self._walk(cursor)
-    passed_over = sum(read) - sum(self._read) - len(taken)
-    self._base, self._read = cursor, read
+    self._walk(cursor)
+    passed_over = sum(self._reached) - sum(self._read) - len(self._taken)
+    self._base, self._read = cursor, self._reached
+    self._forget()
     for name, share in solved:
       rate = self._rates.get(name, share)
       self._rates[name] = rate + _LATEST * (share - rate)
@@ -170,6 +174,7 @@ class Curriculum(pipeline.Order):
     if state is not None:
       self._base = state["cursor"]
       self._read, self._rates = list(state["read"]), dict(state["rates"])
+      self._forget()
 
   def _kind(self, k: int) -> int:
     """Of which kind the prompt at position k is."""
@@ -182,20 +187,22 @@ class Curriculum(pipeline.Order):
     ((which, epoch),) = self._orders[kind].take(position, 1)
     return self._kinds[kind][which], epoch
 
-  def _walk(self, end: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """What is drawn from the base to `end`, and how far that reads orders."""
-    taken, read = [], list(self._read)
-    for k in range(self._base, end):
+  def _forget(self) -> None:
+    """Nothing has been drawn since the base."""
+    self._taken, self._reached = [], list(self._read)
+
+  def _walk(self, end: int) -> None:
+    """Draws what is missing between the base and `end`."""
+    for k in range(self._base + len(self._taken), end):
       kind = self._kind(k)
       while True:
-        at = read[kind]
-        read[kind] += 1
+        at = self._reached[kind]
+        self._reached[kind] += 1
         found = self._candidate(kind, at)
         luck = random.Random(f"{self._address}/{kind}/{at}").random()
         if luck < self._chance(self._names[found[0]]):
           break
-      taken.append(found)
-    return taken, read
+      self._taken.append(found)
 
   def _chance(self, name: str) -> float:
     rate = self._rates.get(name, 0.5)
