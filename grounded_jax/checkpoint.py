@@ -1,10 +1,11 @@
 """Checkpoints of a stage, saved asynchronously by Orbax.
 
 `<workdir>/<stage>/checkpoints/<step>/` holds the items `params`, `optimizer`,
-`meta` (the global data cursor, config) and, where they are needed, `reference`
-(the parameters of the KL term) and `sampler` (those that the next rollout is
-sampled with, off-policy).  Parameters are an item of their own, so that
-evaluation and the next stage read nothing else.
+`meta` (the global data cursor, what the order of prompts remembers, config)
+and, where they are needed, `reference` (the parameters of the KL term) and
+`sampler` (those that the next rollout is sampled with, off-policy).  Parameters
+are an item of their own, so that evaluation and the next stage read nothing
+else.
 """
 
 import dataclasses
@@ -49,6 +50,7 @@ class Start:
   cursor: int = 0  # prompts read so far: the position in the global order
   step: int = 0  # steps done
   sampler: Any | None = None  # the parameters that sample next, if others
+  order: dict[str, Any] | None = None  # what the order remembers, if anything
 
 
 def open_manager(
@@ -87,12 +89,15 @@ def save(
   step: int,
   cursor: int,
   config: Mapping[str, Any],
+  order: Mapping[str, Any] | None = None,
   reference: Any | None = None,
   sampler: Any | None = None,
   metrics: Mapping[str, float] | None = None,
 ) -> None:
   """Starts saving the stage as it stands after `step`; returns at once."""
   meta = {"cursor": cursor, "config": dict(config)}
+  if order is not None:
+    meta["order"] = dict(order)
   items = {
     "params": ocp.args.StandardSave(state.params),
     "optimizer": ocp.args.StandardSave(
@@ -163,6 +168,7 @@ def begin(
     reference=got["reference"] if with_reference else None,
     sampler=got["sampler"] if with_sampler else None,
     cursor=got["meta"]["cursor"],
+    order=got["meta"].get("order"),
     step=step,
   )
 

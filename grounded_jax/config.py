@@ -582,7 +582,7 @@ class SFT:
   """Supervised fine-tuning on demonstrations, loss on the completion only."""
 
   prompts: int = 16  # per step
-  group: int = 1  # demonstrations that share a prompt
+  group: int = 1  # demonstrations that share a prompt; of best, at most
   micro: int = 0  # prompts per micro-batch; 0 = all at once
   pack: int = 0  # as in grpo: rows without padding; 0 = padded
   max_new_tokens: int = 256  # longer demonstrations are dropped, and counted
@@ -592,15 +592,18 @@ class SFT:
   # Files of conversations, comma-separated, one a row: {"messages": [{"role",
   # "content"}, ...]}, the last one the assistant's.  "" = `demonstrations`.
   path: str = ""
-  # "gold": from the training records' annotated passages.  "clean" and
-  # "careless": endless lessons in the embedded world (its warm start).
+  # "gold": from the training records' annotated passages.  "best": of the
+  # completions that the policy samples in each step, as the stage's `grpo` says
+  # (group, temperature, ...), the `group` of highest reward; see `solved`.
+  # "clean" and "careless": endless lessons in the embedded world (its warm
+  # start).
   demonstrations: str = "gold"
   passages: int = 0  # of a lesson; 0 = data.passages
   recitals: int = 0  # of a lesson's group: a passage word for word
   mixed: float = 0.5  # share of a drill's queries that may not be stated
 
   def __post_init__(self):
-    kinds = ("gold", "clean", "careless")
+    kinds = ("gold", "best", "clean", "careless")
     _choice("demonstrations", self.demonstrations, kinds)
     _check_sizes("sft", self)
     _positive(self, "group")
@@ -716,6 +719,16 @@ class Stage:
   epochs: int = 0
   records: str = ""  # its record files, as a source's path; "" = data.train's
   answerable: str = "any"  # which training records: any, only, even
+  # Of the prompts drawn: a share, or START:END, which moves evenly over the
+  # stage's first prompts * steps prompts.  "" = as the records have it.
+  answerable_share: str = ""
+  # The least reward of a completion that solves its prompt.  By the default
+  # rewards 3.0 = a right refusal, or an answer with a gold that is well cited.
+  solved: float = 3.0
+  # The chance to be drawn, when its turn comes, of a prompt that all or none of
+  # its completions solved lately; of one that half of them solved it is 1, as
+  # of a new one.  1 = every prompt in turn.
+  redraw: float = 1.0
   limit: int = 0  # training questions used; 0 = all
   init_from: str = ""  # a workdir, or workdir/<stage>/checkpoints/<step>
   rewards: Rewards = Rewards()
@@ -735,10 +748,50 @@ class Stage:
     _positive(self, "save_every", "keep")
     _within(self, "steps", "epochs", "limit", "log_rollouts")
     self._check_rows()
-    if self.rewards.overlong >= self.grpo.max_new_tokens:
+    self._check_curriculum()
+    best = self.objective == "sft" and self.samples is not None
+    drawn, name = self.samples or self.grpo, "sft" if best else "grpo"
+    if self.rewards.overlong >= drawn.max_new_tokens:
       raise UserError(
         f"rewards.overlong={self.rewards.overlong} must be below"
-        f" grpo.max_new_tokens={self.grpo.max_new_tokens}."
+        f" {name}.max_new_tokens={drawn.max_new_tokens}."
+      )
+    if best:
+      self._check_best(drawn)
+
+  def _check_best(self, drawn: GRPO):
+    if self.sft.group > drawn.group:
+      raise UserError(
+        f"sft.group={self.sft.group} must be at most grpo.group={drawn.group}:"
+        " the best are chosen from so many completions."
+      )
+    for name, value in (
+      ("grpo.off_policy_steps", drawn.off_policy_steps),
+      ("sft.max_len", self.sft.max_len),
+    ):
+      if value:
+        raise UserError(
+          f"{name}={value} has no meaning with sft.demonstrations=best: set it"
+          " to 0."
+        )
+
+  def _check_curriculum(self):
+    _positive(self, "redraw")
+    _within(self, "redraw", high=1)
+    chosen = {
+      "answerable_share": (self.answerable_share, ""),
+      "redraw": (self.redraw, 1.0),
+    }
+    for name, (value, off) in chosen.items():
+      if value != off and self.samples is None:
+        raise UserError(
+          f"{name}={value!r} is for stages that sample: objective=grpo, or"
+          f" objective=sft with sft.demonstrations=best; leave it at {off!r}."
+        )
+    if self.shares is not None and self.answerable == "only":
+      raise UserError(
+        f"answerable_share={self.answerable_share!r} draws unanswerable prompts"
+        " too: set answerable to any or even, not only."
       )
 
   def _check_rows(self):
@@ -760,6 +813,37 @@ class Stage:
     return self.objective == "dpo" or (
       self.objective == "grpo" and self.grpo.beta > 0
     )
+
+  @property
+  def samples(self) -> GRPO | None:
+    """How completions are sampled; None if those to learn from are written."""
+    if self.objective == "grpo":
+      return self.grpo
+    if self.objective == "sft" and self.sft.demonstrations == "best":
+      return dataclasses.replace(
+        self.grpo,
+        micro=0,
+        prompts=self.sft.prompts,
+        max_new_tokens=self.sft.max_new_tokens,
+      )
+    return None
+
+  @property
+  def shares(self) -> tuple[fractions.Fraction, fractions.Fraction] | None:
+    """The answerable prompts' share at the start and at the end; None = any."""
+    if not self.answerable_share:
+      return None
+    start, _, end = self.answerable_share.partition(":")
+    try:
+      shares = fractions.Fraction(start), fractions.Fraction(end or start)
+    except (ValueError, ZeroDivisionError):
+      shares = (fractions.Fraction(-1),) * 2
+    if not all(0 <= share <= 1 for share in shares):
+      raise UserError(
+        f"answerable_share={self.answerable_share!r} must be a share from 0 to"
+        " 1, or two like 1:0.5."
+      )
+    return shares
 
   @property
   def path(self) -> str:
@@ -791,7 +875,7 @@ class Experiment:
     self._check_optimizers()
     judges = [e.headline.judge for e in self.evals]
     for stage in self.stages:
-      if stage.objective == "grpo" and stage.rewards.verifier.judge in judges:
+      if stage.samples and stage.rewards.verifier.judge in judges:
         raise UserError(
           f"the stage {stage.name} is rewarded by the judge of an evaluation:"
           " give its headline another kind, threshold or path."

@@ -218,6 +218,15 @@ def collect(
   return kept, good[rows].astype(np.float32), drawn, cursor
 
 
+def solved(least: float, groups: Groups) -> list[tuple[str, float]]:
+  """Each prompt's id, and the share of its completions of such a reward."""
+  shares = (groups.total >= least).mean(axis=1)
+  return [
+    (example.id, float(share))
+    for example, share in zip(groups.examples, shares, strict=True)
+  ]
+
+
 def batch(
   cfg: config.GRPO, groups: Groups, counts: np.ndarray, step: int
 ) -> types.Batch:

@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from grounded_jax import (
   config,
+  curriculum,
   hosts,
   lessons,
   log,
@@ -38,13 +39,14 @@ class Inputs:
 
 def check_rows(devices: Mesh | AbstractMesh, stage: config.Stage) -> None:
   """Raises UserError where a mesh does not divide a stage's prompts."""
-  section = stage.learns
+  section, drawn = stage.learns, stage.samples
   mesh.check_rows(devices, f"{stage.objective}.prompts", section.prompts)
-  if stage.objective == "grpo" and section.sample_chunks > 1:
-    size = section.prompts // section.sample_chunks
-    mesh.check_rows(devices, "grpo.prompts/grpo.sample_chunks", size)
-  if stage.objective == "grpo" and section.slots:
-    mesh.check_rows(devices, "grpo.slots", section.slots)
+  if drawn and drawn.sample_chunks > 1:
+    size = drawn.prompts // drawn.sample_chunks
+    name = f"{stage.objective}.prompts/grpo.sample_chunks"
+    mesh.check_rows(devices, name, size)
+  if drawn and drawn.slots:
+    mesh.check_rows(devices, "grpo.slots", drawn.slots)
   if section.micro:
     mesh.check_rows(devices, f"{stage.objective}.micro", section.micro)
 
@@ -81,7 +83,8 @@ def training_data(
 ) -> Data:
   """The training prompts of a stage, with their completions if written."""
   stage, data = experiment.stages[index], experiment.data
-  if stage.objective == "sft" and stage.sft.demonstrations != "gold":
+  taught = stage.objective == "sft" and stage.sft.demonstrations
+  if taught in lessons.KINDS:
     return lessons.Lessons(tokenizer, data, stage.sft, experiment.seed, index)
   order = {"seed": experiment.seed, "stage": index}
   if stage.path:  # rows that name no dataset to mix
@@ -91,8 +94,12 @@ def training_data(
     source = stage_source(experiment, stage)
     examples, _ = records(data, source, stage.rewards.verifier)
     choice = order["answerable"] = source.answerable
-    if stage.objective == "grpo":
-      return pipeline.Prompts(examples, tokenizer, data, **order)
+    if stage.samples:
+      return pipeline.Prompts(
+        *(examples, tokenizer, data),
+        **order,
+        order=curriculum.maker(stage, experiment.seed, index),
+      )
     rows, fits = written.of_examples(
       examples, _texts(experiment, stage), tokenizer, data, choice
     )

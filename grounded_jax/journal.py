@@ -228,6 +228,7 @@ class Journal:
     cursor: int,
     reference: Any | None,
     sampler: Any | None = None,
+    order: Mapping[str, Any] | None = None,
   ) -> None:
     """Evaluates and saves the stage after `step`, where either is due.
 
@@ -255,6 +256,7 @@ class Journal:
         step=step,
         cursor=cursor,
         config=self._config,
+        order=order,
         reference=reference,
         sampler=sampler,
         metrics=None if trust is None else {"trust": trust},

@@ -16,6 +16,7 @@ from grounded_jax.records import Example
 from grounded_jax.tokenizer import Tokenizer
 
 _HABITS = {"clean": warmstart.CLEAN, "careless": warmstart.SLOPPY}
+KINDS = tuple(_HABITS)  # of demonstrations
 _QUERIES = 8  # per drill, cut at `max_new_tokens`
 
 

@@ -7,6 +7,7 @@ is which of the group's members: each group is shuffled and repeated by itself.
 import fractions
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -15,6 +16,33 @@ from grounded_jax.records import UserError
 
 # Positions after which the turns of the groups begin anew.
 _LONGEST = 100_000
+
+
+class Fixed:
+  """An order that nothing which is observed changes."""
+
+  def observe(
+    self, cursor: int, solved: Sequence[tuple[str, float]]
+  ) -> dict[str, float]:
+    """Takes note of what the prompts before `cursor` showed: nothing here.
+
+    Args:
+      cursor: prompts read so far.
+      solved: the id of each prompt of a step, and the share of its completions
+        that solve it.
+
+    Returns:
+      Numbers for the log.
+    """
+    del cursor, solved
+    return {}
+
+  def state(self) -> dict[str, Any] | None:
+    """What a checkpoint keeps beside the cursor, as JSON; None = nothing."""
+    return None
+
+  def restore(self, state: dict[str, Any] | None) -> None:
+    """Goes on with what `state` gave."""
 
 
 class Turns:
@@ -62,7 +90,7 @@ class Turns:
     return group, rounds * self._counts[group] + int(self._turn[at])
 
 
-class Mixed:
+class Mixed(Fixed):
   """The endless order of the members of groups, by weight."""
 
   def __init__(

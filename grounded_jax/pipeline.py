@@ -7,7 +7,7 @@ would, on any number of processes.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grain
@@ -143,14 +143,14 @@ def pack(
   )
 
 
-class Order:
+class Order(mixing.Fixed):
   """The endless, epoch-shuffled order of `size` things."""
 
-  def __init__(self, size: int, seed: int, stage: int):
+  def __init__(self, size: int, seed: int, stage: int, name: str = ""):
     self._size = size
     self._order = (
       grain.MapDataset.range(size)
-      .seed(key(f"{seed}/{stage}"))
+      .seed(key(f"{seed}/{stage}{name}"))
       .shuffle()
       .repeat()
     )
@@ -175,11 +175,32 @@ class Prompts:
     seed: int,
     stage: int,
     answerable: str = "any",
+    order: Callable[[Sequence[Example]], Order] | None = None,
   ):
-    """Fits the examples, then drops those that `answerable` now excludes."""
+    """Fits the examples, then drops those that `answerable` now excludes.
+
+    Args:
+      examples: all of them.
+      tokenizer: of the model.
+      data: how prompts are made.
+      seed: of the order.
+      stage: of the order.
+      answerable: which examples are kept.
+      order: of what is left; None = shuffled in every epoch, mixed as
+        `data.train` says.
+
+    Raises:
+      UserError: an order of its own for a source that is mixed or on disk.
+    """
     self.fits = None  # not known before each prompt was made
     longest = data.max_prompt_len
-    if isinstance(examples, pool.Kept):
+    on_disk = isinstance(examples, pool.Kept)
+    if order and (on_disk or data.train.mix):
+      raise UserError(
+        "answerable_share and redraw are for sources in memory that are not"
+        " mixed: raise data.train.in_memory, and leave data.train.mix empty."
+      )
+    if on_disk:
       self._rows = ondemand.Rows(
         examples,
         lambda example: fit(example, tokenizer, data),
@@ -195,7 +216,11 @@ class Prompts:
       kinds = kinds_of(shown)
     self._length = bucket(longest, data)
     self._buckets = data.buckets
-    self._order = ordered(*kinds, data.train, seed, stage, answerable)
+    self.order = (
+      order(shown)
+      if order
+      else ordered(*kinds, data.train, seed, stage, answerable)
+    )
 
   def __len__(self) -> int:
     return len(self._rows)
@@ -223,9 +248,9 @@ class Prompts:
 
   def _taken(self, cursor: int, n: int) -> list[tuple[ondemand.Row, int]]:
     if isinstance(self._rows, ondemand.Rows):
-      return self._rows.take(self._order.take, cursor, n)
+      return self._rows.take(self.order.take, cursor, n)
     out = []
-    for which, epoch in self._order.take(cursor, n):
+    for which, epoch in self.order.take(cursor, n):
       example, ids = self._rows[which]
       out.append(
         (ondemand.Row(name=example.id, example=example, ids=ids), epoch)

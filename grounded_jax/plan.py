@@ -467,6 +467,14 @@ def shape_of(stage: config.Stage, data: config.Data) -> Shape:
   )
 
 
+def sampled_shape_of(stage: config.Stage, shape: Shape) -> Shape:
+  """The arrays of a stage's rollout, beside its update's."""
+  drawn = stage.samples
+  return dataclasses.replace(
+    shape, group=drawn.group, chunks=drawn.sample_chunks, slots=drawn.slots
+  )
+
+
 def of_stage(
   at: Machine,
   stage: config.Stage,
@@ -487,24 +495,25 @@ def of_stage(
   shape = shape_of(stage, data)
   inputs.check_rows(at.mesh, stage)
   learner = update(at, stage.optimizer, shape)
-  off_policy = not shape.supervised and stage.grpo.off_policy_steps > 0
+  samples = stage.samples
+  ahead = samples is not None and samples.off_policy_steps > 0
   copies = {
     "reference": stage.refers,
-    "sampling parameters": off_policy,
+    "sampling parameters": ahead,
   }
   size = mesh_lib.held(trained(at))
   more = {name: size for name, needed in copies.items() if needed}
   beside = lambda program, more: dataclasses.replace(
     program, arguments=program.arguments | more
   )
-  if shape.supervised:
+  if samples is None:
     return {"update": beside(learner, more)}
   idle = {"optimiser": learner.arguments["optimiser"]}
   if drawing is not None and drawing is not at:
     idle["learner's parameters"] = mesh_lib.held(at.params)
     if at.model.lora.rank:
       idle["adapters"] = learner.arguments["parameters"]
-  drawn = sampler(drawing or at, shape)
+  drawn = sampler(drawing or at, sampled_shape_of(stage, shape))
   return {
     "update": beside(learner, more),
     "sampler": beside(drawn, idle | more),

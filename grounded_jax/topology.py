@@ -90,6 +90,11 @@ def _check(experiment: config.Experiment) -> None:
     if stage.objective == "grpo":
       unknown[f"stages.{stage.name}.grpo.pack"] = stage.grpo.pack
       unknown[f"stages.{stage.name}.grpo.slots"] = stage.grpo.slots
+    elif stage.samples:
+      raise UserError(
+        "--mode=compile does not know sft.demonstrations=best, which stages."
+        f"{stage.name} has: set it to gold, which compiles its update."
+      )
   for name, value in unknown.items():
     if value:
       raise UserError(f"--mode=compile does not know {name} yet: set it to 0.")

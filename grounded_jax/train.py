@@ -9,12 +9,9 @@ alone, so a run that was interrupted repeats what the unbroken one does.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
-from concurrent import futures
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 import rich.console
 
@@ -33,9 +30,10 @@ from grounded_jax import (
   overlap,
   packing,
   pipeline,
+  rejection,
   report,
   rewards,
-  stops,
+  rollouts,
   taught,
   types,
   verifiers,
@@ -91,8 +89,8 @@ def run(
       params = start(book, index, params)
       if book.done(stage) < stage.steps:
         data = found.stages[index]
-        if stage.objective == "grpo":
-          params = grpo_stage(book, index, params, data, score)
+        if stage.samples:
+          params = sampled_stage(book, index, params, data, score)
         else:
           params = taught.stage(book, index, params, data)
       book.evaluate(stage, stage.steps, params)
@@ -128,12 +126,28 @@ def start(book: journal.Journal, index: int, params: Any) -> Any:
   return params
 
 
-def grpo_stage(
+def sampled_stage(
   book: journal.Journal,
   index: int,
   params: Any,
   data: pipeline.Prompts,
   score: groups.Scorer | None,
+) -> Any:
+  """The parameters after a stage that learns from what it samples."""
+  stage = book.experiment.stages[index]
+  judge = verifiers.make(stage.rewards.verifier)
+  learns = grpo_stage if stage.objective == "grpo" else rejection.stage
+  score = score or scorer(stage, judge)
+  return learns(book, index, params, data, score, judge)
+
+
+def grpo_stage(
+  book: journal.Journal,
+  index: int,
+  params: Any,
+  data: pipeline.Prompts,
+  score: groups.Scorer,
+  judge: verifiers.Verifier,
 ) -> Any:
   """The parameters after a GRPO stage that starts from `params`."""
   stage = book.experiment.stages[index]
@@ -146,8 +160,6 @@ def grpo_stage(
     )
   tx = optim.make(stage.optimizer, stage.steps * cfg.iterations)
   book.progress.note(f"{stage.name}  {inputs.describe(data)}")
-  judge = verifiers.make(stage.rewards.verifier)
-  score = score or scorer(stage, judge)
   saving = checkpoint.open_manager(book.workdir, stage.name, stage.keep)
   with saving as saves, overlap.thread() as beside:
     at = checkpoint.begin(
@@ -160,7 +172,8 @@ def grpo_stage(
       before = int(state.step) - cfg.iterations
       source = ahead.Source(params=at.sampler, policy_step=before)
       at = dataclasses.replace(at, sampler=None)  # else it is never freed
-    begin = functools.partial(begin_groups, book, index, data, score, beside)
+    data.order.restore(at.order)
+    begin = functools.partial(rollouts.begin, book, index, data, score, beside)
     for step in range(at.step, stage.steps):
       watch = Stopwatch()
       source = source or ahead.Source.of(state)
@@ -170,6 +183,10 @@ def grpo_stage(
         cfg, ahead.draws(source, begin, step, watch), cursor
       )
       judged = judge.metrics()  # before the next rollout's scores
+      # Before the next prompts are drawn.
+      passed = groups.solved(stage.solved, drawn)
+      ordered = data.order.observe(cursor, passed)
+      order = data.order.state()
       # 4. Update; off-policy, the next rollout is begun before it.
       with watch("update"):
         batch = groups.batch(cfg, kept, counts, source.policy_step)
@@ -181,10 +198,13 @@ def grpo_stage(
         overlap.settle(beside)
       # 5. Log; save (state and cursor, both after this step); evaluate.
       values = groups.metrics(counts, drawn, stage.rewards) | learned | judged
+      values |= ordered
       book.step(stage, step + 1, values, watch)
       book.rollouts(stage, step + 1, drawn)
       sampler = source and source.params
-      book.save(saves, stage, step + 1, state, cursor, at.reference, sampler)
+      book.save(
+        *(saves, stage, step + 1, state, cursor, at.reference, sampler, order)
+      )
   return state.params
 
 
@@ -194,108 +214,8 @@ def scorer(stage: config.Stage, judge: verifiers.Verifier) -> groups.Scorer:
     rewards.score_batch,
     cfg=stage.rewards,
     verifier=judge,
-    max_tokens=stage.grpo.max_new_tokens,
+    max_tokens=stage.samples.max_new_tokens,
   )
-
-
-def begin_groups(
-  book: journal.Journal,
-  index: int,
-  data: pipeline.Prompts,
-  score: groups.Scorer,
-  beside: futures.Executor,
-  params: Any,
-  step: int,
-  watch: Stopwatch,
-  cursor: int,
-  purpose: int,
-  *,
-  fetch_beside: bool = False,
-) -> Callable[[], groups.Groups]:
-  """Begins the scored groups of the prompts from `cursor` on.
-
-  In chunks: a thread scores one while the devices sample the next, which is
-  begun before the one before it is fetched.
-
-  Args:
-    book: of the run.
-    index: of the stage.
-    data: the stage's prompts.
-    score: on the host.
-    beside: the thread.
-    params: that sample; the sampler's copy of them lives no longer than this.
-    step: of the stage.
-    watch: of the phases.
-    cursor: prompts read before.
-    purpose: of the draw.
-    fetch_beside: the thread waits for the devices too; the caller does not.
-
-  Returns:
-    What waits for the groups, and returns them.
-  """
-  exp, stage = book.experiment, book.experiment.stages[index]
-  cfg, stop = stage.grpo, stops.parse(stage.grpo.stop)
-  with watch("sample"):
-    weights = book.policy.for_sampling(params)
-
-  def begun() -> Iterator[tuple]:
-    size = cfg.prompts // cfg.sample_chunks
-    for first in range(cursor, cursor + cfg.prompts, size):
-      # 1. Prompts.  [P L]
-      prompts, examples = data.take(first, size)
-      # 2. Sample G completions of each.  [P G C]
-      with watch("sample"):
-        rollout = policy_lib.begin(
-          book.policy,
-          weights,
-          prompts,
-          seed=exp.seed,
-          stage=index,
-          step=step,
-          purpose=purpose,
-          group=cfg.group,
-          max_new_tokens=cfg.max_new_tokens,
-          temperature=cfg.temperature,
-          top_k=cfg.top_k,
-          top_p=cfg.top_p,
-          min_p=cfg.min_p,
-          stop=stop,
-          slots=cfg.slots,
-        )
-      yield examples, prompts, rollout
-
-  def fetched(rollout) -> tuple[np.ndarray, types.Rollout]:
-    with watch("sample"):
-      return policy_lib.fetch(book.policy, rollout, stop)
-
-  def scored(examples, prompts, rollout) -> tuple[groups.Groups, np.ndarray]:
-    rows, own = fetched(rollout) if fetch_beside else rollout
-    # 3. Score on the host.  -> [P G]
-    with watch("score"):
-      made = groups.scored(
-        *([examples[row] for row in rows], groups.prompts_at(prompts, rows)),
-        *(own, policy_lib.completions(book.policy, own, exp.data, stop)),
-        score,
-      )
-    return made, rows
-
-  scores = []
-  for examples, prompts, rollout in overlap.one_ahead(begun()):
-    rollout = rollout if fetch_beside else fetched(rollout)
-    with watch("score_wait"):  # the thread may hold the interpreter at once
-      future = beside.submit(scored, examples, prompts, rollout)
-      scores.append((future, examples, prompts))
-
-  def finished() -> groups.Groups:
-    with watch("score_wait"):
-      drawn = groups.concatenate(
-        [groups.gathered(*own.result(), *whole) for own, *whole in scores]
-      )
-    if stage.shuffle_rewards:
-      return groups.shuffled(drawn, (exp.seed, index, step, purpose))
-    return drawn
-
-  return finished
 
 
 def learn(

@@ -42,14 +42,16 @@ LAYERS = (
   ("refill",),
   # Layer 4.
   ("checkpoint", "dpo", "grpo", "sft"),
-  ("groups", "inputs", "layout", "verifiers/t5"),
+  ("curriculum", "groups", "layout", "verifiers/t5"),
+  ("inputs",),
   ("policy",),
   # Layer 5.
   ("benchmark", "census", "evaluate", "plan"),
   ("aot",),
   ("topology",),
   ("journal", "variants"),
-  ("ahead", "taught"),
+  ("ahead", "rollouts", "taught"),
+  ("rejection",),
   # Layers 6 and 7.
   ("train",),
   ("modes",),
