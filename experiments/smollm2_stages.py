@@ -11,7 +11,21 @@ even mix, with the modern preset.  Three sets of records are answered before and
 after each stage: nq_dev.jsonl, expertqa_dev.jsonl and eli5_dev.jsonl, or others
 by --config.evals.NAME.source.path=FILE.
 
-Cost and result: see below once measured.
+Cost on two CPU cores: 32 s a supervised step, 43 and 34 s a GRPO step; 66
+minutes in all beside other work.
+
+Result with 32, 10 and 10 steps, 48, 24 and 24 questions: a negative one.  TRUST
+(by the stricter of two lexical verifiers; the reward's own agrees to 1.0)
+
+                before             SFT               stage 1           stage 2
+  nq_dev        17.4 [12.0, 23.4]  34.5 [30.3, 38.4] 10.8 [8.3, 12.8]  11.1
+  expertqa_dev  11.1 [7.5, 13.8]   31.4 [23.1, 39.6] 15.6 [9.8, 22.0]  11.1
+  eli5_dev      10.6 [6.6, 14.5]   26.1 [20.1, 31.7] 25.0 [14.6, 38.2] 13.2
+
+Demonstrations teach layout and citing (nq_dev: malformed 100% -> 2%, F1_GC 0 ->
+70) but not which sentence answers: F1_AC is 0.  Then a wrong statement earns
+2.0 less 0.5 and a refusal 2.0, so that stage 1 already teaches this policy to
+refuse (answered 100% -> 2%).  Stage 1 needs a policy that is right sometimes.
 """
 
 import dataclasses
