@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
+from grounded_jax import config as config_lib
 from grounded_jax import files, log, optim, types
 from grounded_jax.records import UserError, reading
 
@@ -342,6 +343,8 @@ def check_workdir(workdir: pathlib.Path) -> None:
 def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Refuses a workdir that holds checkpoints of a different experiment.
 
+  Fields that are newer than the checkpoints had their defaults.
+
   Raises:
     UserError: a field that decides what is learned differs; it is named.
   """
@@ -358,13 +361,22 @@ def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   newest = metas[-1] if files.in_a_bucket(workdir) else max(metas, key=age)
   with reading(str(newest), "use another --workdir"):
     saved = log.read_json(newest)["config"]
-  path = _difference(saved, json.loads(json.dumps(config)))
+  path = _difference(_completed(saved), json.loads(json.dumps(config)))
   if path is not None:
     name, old, new = path
     raise UserError(
       f"{workdir} holds another experiment: its {name} is {old}, not {new};"
       " use another --workdir, or the config it was started with."
     )
+
+
+def _completed(saved: dict[str, Any]) -> dict[str, Any]:
+  """With every field of today; as it is if it has fields that are gone."""
+  try:
+    experiment = config_lib.from_dict(config_lib.Experiment, saved)
+  except UserError:
+    return saved
+  return config_lib.to_dict(experiment)
 
 
 def _difference(

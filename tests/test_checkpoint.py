@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back, and what does not fit is named."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -161,10 +162,7 @@ def test_best_needs_an_evaluation(tmp_path):
 def changed(path: str, value) -> dict:
   values = config.to_dict(config.from_dict(config.Experiment, CONFIG))
   *sections, name = path.split(".")
-  section = values
-  for part in sections:
-    section = section[part]
-  section[name] = value
+  functools.reduce(dict.__getitem__, sections, values)[name] = value
   return values
 
 
@@ -205,6 +203,28 @@ def test_a_workdir_of_another_experiment_is_refused(tmp_path, path, value):
 def test_what_changes_no_number_may_differ(tmp_path, path, value):
   stored(tmp_path)
   checkpoint.check_same_run(tmp_path, changed(path, value))
+
+
+def without(path: str) -> dict:
+  """CONFIG as a version that did not know this field wrote it."""
+  values = config.to_dict(config.from_dict(config.Experiment, CONFIG))
+  *sections, name = path.split(".")
+  del functools.reduce(dict.__getitem__, sections, values)[name]
+  return values
+
+
+@pytest.mark.parametrize("path", ["seed", "stages.one.grpo.off_policy_steps"])
+def test_a_field_newer_than_the_checkpoint_had_its_default(tmp_path, path):
+  stored(tmp_path, values=without(path))
+  checkpoint.check_same_run(tmp_path, CONFIG)
+  with pytest.raises(UserError, match=f"its {path} is 0, not 1"):
+    checkpoint.check_same_run(tmp_path, changed(path, 1))
+
+
+def test_a_field_that_is_gone_makes_another_experiment(tmp_path):
+  stored(tmp_path, values=CONFIG | {"gone": 1})
+  with pytest.raises(UserError, match="its gone is set, not absent"):
+    checkpoint.check_same_run(tmp_path, CONFIG)
 
 
 def test_the_order_of_the_stages_is_part_of_the_experiment(tmp_path):
