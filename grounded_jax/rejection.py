@@ -49,13 +49,14 @@ def stage(
     at = checkpoint.begin(saves, tx, params, with_reference=False)
     state, cursor = at.state, at.cursor
     data.order.restore(at.order)
+    begin = rollouts.Rollouts(
+      book=book, index=index, data=data, score=score, beside=beside
+    ).begin
     for step in range(at.step, stage.steps):
       watch = journal.Stopwatch()
       # 1-3. Prompts, completions, scores.  [P L] -> [P G C] -> [P G]
-      drawn = rollouts.begin(
-        *(book, index, data, score, beside, state.params, step, watch),
-        *(cursor, sampler.PURPOSE_TRAIN),
-      )()
+      wait = begin(state.params, step, watch, cursor, sampler.PURPOSE_TRAIN)
+      drawn = wait()
       cursor += cfg.prompts
       # 4. The best of each prompt.  [P K C], K = sft.group; update.
       rows, kept = best(drawn, stage.solved, cfg.group)

@@ -1,68 +1,114 @@
 """A step's rollout: prompts, their completions, and the scores of these."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
 import numpy as np
 
-from grounded_jax import groups, journal, overlap, pipeline, stops, types
+from grounded_jax import (
+  config,
+  groups,
+  journal,
+  overlap,
+  pipeline,
+  stops,
+  types,
+)
 from grounded_jax import policy as policy_lib
+from grounded_jax.records import Example
 
 
-def begin(
-  book: journal.Journal,
-  index: int,
-  data: pipeline.Prompts,
-  score: groups.Scorer,
-  beside: futures.Executor,
-  params: Any,
-  step: int,
-  watch: journal.Stopwatch,
-  cursor: int,
-  purpose: int,
-  *,
-  fetch_beside: bool = False,
-) -> Callable[[], groups.Groups]:
-  """Begins the scored groups of the prompts from `cursor` on.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollouts:
+  """What a stage samples, and who scores it.
 
   In chunks: a thread scores one while the devices sample the next, which is
   begun before the one before it is fetched.
-
-  Args:
-    book: of the run.
-    index: of the stage.
-    data: the stage's prompts.
-    score: on the host.
-    beside: the thread.
-    params: that sample; the sampler's copy of them lives no longer than this.
-    step: of the stage.
-    watch: of the phases.
-    cursor: prompts read before.
-    purpose: of the draw.
-    fetch_beside: the thread waits for the devices too; the caller does not.
-
-  Returns:
-    What waits for the groups, and returns them.
   """
-  exp, stage = book.experiment, book.experiment.stages[index]
-  cfg, stop = stage.samples, stops.parse(stage.samples.stop)
-  with watch("sample"):
-    weights = book.policy.for_sampling(params)
 
-  def begun() -> Iterator[tuple]:
+  book: journal.Journal  # of the run
+  index: int  # of the stage
+  data: pipeline.Prompts
+  score: groups.Scorer  # on the host
+  beside: futures.Executor  # the thread
+
+  @property
+  def _stage(self) -> config.Stage:
+    return self.book.experiment.stages[self.index]
+
+  @property
+  def _stop(self) -> tuple[str, ...]:
+    return stops.parse(self._stage.samples.stop)
+
+  def begin(
+    self,
+    params: Any,
+    step: int,
+    watch: journal.Stopwatch,
+    cursor: int,
+    purpose: int,
+    *,
+    fetch_beside: bool = False,
+  ) -> Callable[[], groups.Groups]:
+    """Begins the scored groups of the prompts from `cursor` on.
+
+    Args:
+      params: that sample; the sampler's copy of them lives no longer than this.
+      step: of the stage.
+      watch: of the phases.
+      cursor: prompts read before.
+      purpose: of the draw.
+      fetch_beside: the thread waits for the devices too; the caller does not.
+
+    Returns:
+      What waits for the groups, and returns them.
+    """
+    with watch("sample"):
+      weights = self.book.policy.for_sampling(params)
+    begun = self._sampled(weights, step, watch, cursor, purpose)
+    scores = []
+    for examples, prompts, rollout in overlap.one_ahead(begun):
+      if not fetch_beside:
+        rollout = self._fetched(rollout, watch)
+      args = (examples, prompts, rollout, watch)
+      with watch("score_wait"):  # the thread may hold the interpreter at once
+        own = self.beside.submit(self._scored, *args, fetch=fetch_beside)
+      scores.append((own, examples, prompts))
+
+    def finished() -> groups.Groups:
+      with watch("score_wait"):
+        drawn = groups.concatenate(
+          [groups.gathered(*own.result(), *whole) for own, *whole in scores]
+        )
+      if self._stage.shuffle_rewards:
+        seed = self.book.experiment.seed
+        return groups.shuffled(drawn, (seed, self.index, step, purpose))
+      return drawn
+
+    return finished
+
+  def _sampled(
+    self,
+    weights: Any,
+    step: int,
+    watch: journal.Stopwatch,
+    cursor: int,
+    purpose: int,
+  ) -> Iterator[tuple[Sequence[Example], types.PromptBatch, types.Rollout]]:
+    """Each chunk: prompts, [P L], and G completions begun, [P G C]."""
+    policy, cfg = self.book.policy, self._stage.samples
     size = cfg.prompts // cfg.sample_chunks
     for first in range(cursor, cursor + cfg.prompts, size):
-      # 1. Prompts.  [P L]
-      prompts, examples = data.take(first, size)
-      # 2. Sample G completions of each.  [P G C]
+      prompts, examples = self.data.take(first, size)
       with watch("sample"):
         rollout = policy_lib.begin(
-          book.policy,
+          policy,
           weights,
           prompts,
-          seed=exp.seed,
-          stage=index,
+          seed=self.book.experiment.seed,
+          stage=self.index,
           step=step,
           purpose=purpose,
           group=cfg.group,
@@ -71,40 +117,44 @@ def begin(
           top_k=cfg.top_k,
           top_p=cfg.top_p,
           min_p=cfg.min_p,
-          stop=stop,
+          stop=self._stop,
           slots=cfg.slots,
         )
       yield examples, prompts, rollout
 
-  def fetched(rollout) -> tuple[np.ndarray, types.Rollout]:
+  def _fetched(
+    self, rollout: types.Rollout, watch: journal.Stopwatch
+  ) -> tuple[np.ndarray, types.Rollout]:
+    """This process's rows, on the host."""
     with watch("sample"):
-      return policy_lib.fetch(book.policy, rollout, stop)
+      return policy_lib.fetch(self.book.policy, rollout, self._stop)
 
-  def scored(examples, prompts, rollout) -> tuple[groups.Groups, np.ndarray]:
-    rows, own = fetched(rollout) if fetch_beside else rollout
-    # 3. Score on the host.  -> [P G]
+  def _scored(
+    self,
+    examples: Sequence[Example],
+    prompts: types.PromptBatch,
+    rollout: types.Rollout | tuple[np.ndarray, types.Rollout],
+    watch: journal.Stopwatch,
+    *,
+    fetch: bool,
+  ) -> tuple[groups.Groups, np.ndarray]:
+    """This process's groups with their scores, [P G], and which rows they are.
+
+    Args:
+      examples: of all processes; so are the prompts.
+      prompts: of the chunk.
+      rollout: on the devices if it is to be fetched, else as `_fetched` has it.
+      watch: of the phases.
+      fetch: whether it is.
+    """
+    rows, own = self._fetched(rollout, watch) if fetch else rollout
+    policy, data = self.book.policy, self.book.experiment.data
     with watch("score"):
       made = groups.scored(
-        *([examples[row] for row in rows], groups.prompts_at(prompts, rows)),
-        *(own, policy_lib.completions(book.policy, own, exp.data, stop)),
-        score,
+        [examples[row] for row in rows],
+        groups.prompts_at(prompts, rows),
+        own,
+        policy_lib.completions(policy, own, data, self._stop),
+        self.score,
       )
     return made, rows
-
-  scores = []
-  for examples, prompts, rollout in overlap.one_ahead(begun()):
-    rollout = rollout if fetch_beside else fetched(rollout)
-    with watch("score_wait"):  # the thread may hold the interpreter at once
-      future = beside.submit(scored, examples, prompts, rollout)
-      scores.append((future, examples, prompts))
-
-  def finished() -> groups.Groups:
-    with watch("score_wait"):
-      drawn = groups.concatenate(
-        [groups.gathered(*own.result(), *whole) for own, *whole in scores]
-      )
-    if stage.shuffle_rewards:
-      return groups.shuffled(drawn, (exp.seed, index, step, purpose))
-    return drawn
-
-  return finished

@@ -173,7 +173,9 @@ def grpo_stage(
       source = ahead.Source(params=at.sampler, policy_step=before)
       at = dataclasses.replace(at, sampler=None)  # else it is never freed
     data.order.restore(at.order)
-    begin = functools.partial(rollouts.begin, book, index, data, score, beside)
+    begin = rollouts.Rollouts(
+      book=book, index=index, data=data, score=score, beside=beside
+    ).begin
     for step in range(at.step, stage.steps):
       watch = Stopwatch()
       source = source or ahead.Source.of(state)
