@@ -394,7 +394,10 @@ PASSAGE = '{"title": "t", "text": "x y"}\n'
     (PASSAGE, GOOD, ["--splits=a,b,c"], "--splits must be three shares"),
     (PASSAGE, GOOD, ["--confusable=3"], "--confusable=3 must be at least"),
     (PASSAGE, GOOD, ["--retrieved=0"], "--retrieved=0 must be 1 or more"),
-    (PASSAGE, GOOD, ["--output=."], "holds files that were not prepared"),
+    (PASSAGE, GOOD, ["--output=."], "--output=. holds the input corpus.jsonl"),
+    (PASSAGE, GOOD, ["--output=mine"], "holds files that were not prepared"),
+    (PASSAGE, GOOD, ["--splits=1,nan,1"], "--splits must be three shares"),
+    (PASSAGE, GOOD, ["--splits=1e308,1e308,1"], "--splits must be three"),
     (PASSAGE, GOOD, ["--output=corpus.jsonl"], "is a file"),
     (PASSAGE, GOOD, ["--dense_model=x"], "--dense_model is for"),
     (PASSAGE, GOOD, ["--retriever=dense"], "needs --dense_model"),
@@ -407,11 +410,84 @@ def test_a_mistake_ends_with_one_sentence(
   monkeypatch.chdir(tmp_path)
   (tmp_path / "corpus.jsonl").write_text(content)
   (tmp_path / "asked.jsonl").write_text(asked)
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "passages.jsonl").write_text("mine")
   argv = ["--mode=prepare", "--corpus=corpus.jsonl", "--questions=asked.jsonl"]
   code = main.main([*argv, "--output=out", *flags])
   said = capsys.readouterr().err
   assert code == 2
   assert message in said.splitlines()[-1]
+  assert (tmp_path / "mine" / "passages.jsonl").read_text() == "mine"
+
+
+def test_what_was_cut_short_is_made_anew(tmp_path, monkeypatch):
+  rows = rows_of_world(60)
+  with monkeypatch.context() as patch:
+    patch.setattr(prepared, "_rows", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      run(tmp_path / "a", rows)
+  path = str(tmp_path / "a" / "rows.jsonl")
+  options = prepare.Options(corpus=(path,), questions=(path,), **SIZES)
+  prepared.run(options, tmp_path / "a" / "out", None)
+  kept = {file.name for file in (tmp_path / "a" / "out").iterdir()}
+  names = {f"{name}.jsonl" for name in prepared.FILES}
+  assert kept == names | {"passages.jsonl", "statistics.json"}
+
+
+def labels(rows, tmp_path, length):
+  """The labels of one question's pieces, as [piece, bits]."""
+  log.write_jsonl(tmp_path / "rows.jsonl", rows)
+  names = [str(tmp_path / "rows.jsonl")]
+  ((_, question),) = evidence.questions("questions", names, "", length)
+  return list(question.labels.values())
+
+
+LONG = "Filler words stand here. " * 4 + "Rome is old. " + "More of it. " * 6
+
+
+@pytest.mark.parametrize(
+  "task, answer, bits, expected",
+  [
+    ("short", "Rome", [1], [(0,), (1,), (0,)]),  # where its words stand
+    ("short", "Madrid", [0], [(0,), (0,), (0,)]),
+    ("short", "Rome", [0], [(0,), (0,), (0,)]),  # the label says no
+    ("claims", "Rome is no new town", [1], [None] * 3),  # any piece may
+    ("short", "Rome", None, [None]),  # not labelled: where its words stand
+  ],
+)
+def test_pieces_share_a_labelled_text_s_answers(
+  task, answer, bits, expected, tmp_path
+):
+  doc = {"title": "", "text": LONG, "answers_found": bits}
+  row = {"question": "q", "answers": [[answer]], "task": task, "docs": [doc]}
+  got = labels([row], tmp_path, 14)
+  assert got == expected
+
+
+def test_a_held_out_text_guards_every_piece_that_may_answer(tmp_path):
+  row = {
+    "question": "q",
+    "answers": [["the eternal city is old"]],
+    "task": "claims",
+    "docs": [{"title": "", "text": LONG, "answers_found": [1]}],
+  }
+  log.write_jsonl(tmp_path / "rows.jsonl", [row])
+  names = [str(tmp_path / "rows.jsonl")]
+  held = [q for _, q in evidence.questions("held_out", names, "", 14)]
+  cut, _ = corpus.build(names, tmp_path / "passages.jsonl", 14)
+  assert prepare.guards(cut, held) == set(range(len(cut))) != set()
+
+
+def test_questions_are_read_from_files_of_alce(tmp_path):
+  row = {
+    "question": "Where?",
+    "qa_pairs": [{"question": "Where?", "short_answers": ["Rome"]}],
+    "docs": [{"title": "t", "text": "Rome", "id": "1"}],
+  }
+  path = tmp_path / "asqa_eval_top100.json"
+  path.write_text(json.dumps([row]))
+  ((_, found),) = evidence.questions("questions", [str(path)], "", 100)
+  assert (found.example.task, found.example.answers) == ("short", (("Rome",),))
 
 
 def test_labels_must_fit_the_answers(tmp_path):

@@ -4,7 +4,8 @@ A passage is *valid* where it holds an answer: labelled so by the question's
 own record, or found by `support.found` (an alias in whole words, and for
 claims and wherever a verifier is at hand its verdict).  It is *invalid* where
 it holds none and names none.  What is between - an alias stands there, but the
-verifier does not see an answer - is neither and is not used.
+verifier does not see an answer, or the record labels a longer text of which it
+is a piece - is neither and is not used.
 """
 
 import collections
@@ -17,8 +18,8 @@ import numpy as np
 from jaxtyping import Float32, Int8, Int64
 
 from grounded_jax import text
-from grounded_jax.data import corpus as corpus_lib
 from grounded_jax.data import (
+  columns,
   parsing,
   recombination,
   retrieval,
@@ -26,6 +27,7 @@ from grounded_jax.data import (
   shortcuts,
   support,
 )
+from grounded_jax.data import corpus as corpus_lib
 from grounded_jax.records import Doc, Example, UserError
 
 _INSIDE = 4  # letters of an alias that must not stand inside a word either
@@ -37,25 +39,29 @@ class Question:
 
   key: str  # digest of its normal form: the order of questions
   example: Example  # without docs
-  labels: Mapping[int, tuple[int, ...]]  # digest of a passage -> its bits
+  # Digest of a passage -> its bits; None = it may hold an answer.
+  labels: Mapping[int, tuple[int, ...] | None]
 
 
 def questions(
-  what: str, names: Sequence[str], task: str
+  what: str, names: Sequence[str], task: str, length: int
 ) -> Iterator[tuple[str, Question]]:
   """Yields (where, question) for each row of files.
 
   Args:
     what: the flag that names them.
     names: JSON lines of question, answers, and docs where a passage is
-      labelled already.
+      labelled already; or ALCE's files.
     task: of all of them; "" = the row's own, or its dataset's.
+    length: words of a passage, as the corpus is cut.
 
   Raises:
     UserError: names the file and line of what is no question.
   """
   for name in names:
+    dataset = columns.dataset_of(name)
     for where, row in corpus_lib.rows(what, name):
+      row = columns.record(where, row, names={}, dataset=dataset, task=task)
       answers = row.get("answers")
       golds = len(answers) if type(answers) is list else 0
       shell = {"title": "", "text": "", "answers_found": [0] * golds}
@@ -70,24 +76,22 @@ def questions(
         Question(
           key=key,
           example=dataclasses.replace(found, id=given, docs=()),
-          labels=dict(_labels(where, row, golds)),
+          labels=dict(_labels(where, row, found, length)),
         ),
       )
 
 
 def _labels(
-  where: str, row: Mapping, golds: int
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-  """What a record says of its own passages."""
-  docs = row.get("docs") or []
+  where: str, row: Mapping, example: Example, length: int
+) -> Iterator[tuple[int, tuple[int, ...] | None]]:
+  """What a record says of its own passages, each piece of them for itself."""
+  docs, golds = row.get("docs") or [], len(example.answers)
   if type(docs) is not list:
     raise UserError(f"{where}: 'docs' must be a list of passages.")
   for number, doc in enumerate(docs, start=1):
     read = corpus_lib.doc_of(f"{where}, doc {number}", doc)
     bits = doc.get("answers_found")
-    if bits is None:
-      continue
-    if (
+    if bits is not None and (
       type(bits) is not list
       or len(bits) != golds
       or any(bit not in (0, 1) for bit in bits)
@@ -96,7 +100,41 @@ def _labels(
         f"{where}, doc {number}: 'answers_found' must hold one 0 or 1 for each"
         f" of the {golds} answers, not {bits!r}."
       )
-    yield corpus_lib.digest(read), tuple(int(bit) for bit in bits)
+    pieces = [
+      Doc(title=read.title, text=piece)
+      for piece in corpus_lib.cut(read.text, length)
+    ]
+    for piece, own in _of_pieces(example, bits, pieces):
+      yield corpus_lib.digest(piece), own
+
+
+def _of_pieces(
+  example: Example, bits: Sequence[int] | None, pieces: Sequence[Doc]
+) -> Iterator[tuple[Doc, tuple[int, ...] | None]]:
+  """The pieces of a passage that are labelled, with `Question.labels`' value.
+
+  A piece holds those of its passage's answers whose words stand in it; if one
+  stands in no piece, any of them may hold it.  Of a passage without a label
+  those may where an answer's words stand.
+  """
+  if len(pieces) == 1 and bits is not None:
+    yield pieces[0], tuple(int(bit) for bit in bits)
+    return
+  asked = (example.question, example.task, example.answers)
+  stands = np.array([d.answers_found for d in support.found(*asked, pieces)])
+  if bits is not None:
+    stands = stands & np.array(bits)
+  placed = bits is not None and (stands.any(axis=0) == bits).all()
+  for piece, own in zip(pieces, stands.tolist(), strict=True):
+    if placed:
+      yield piece, tuple(own)
+    elif bits is not None or any(own):
+      yield piece, None
+
+
+def may_hold(bits: Sequence[int] | None) -> bool:
+  """Whether a passage with this label may hold an answer."""
+  return bits is None or any(bits)
 
 
 def distinct(found: Sequence[Question]) -> list[Question]:
@@ -158,13 +196,17 @@ def candidates(
       words decide.
   """
   numbers = found.tolist()
-  labelled = {}
+  labelled, doubtful = {}, set()
   for digest, bits in sorted(question.labels.items()):
     number = corpus.find(digest)
-    if number is not None:
+    if number is None:
+      continue
+    if bits is None:
+      doubtful.add(number)
+    else:
       labelled[number] = bits
-      if any(bits) and number not in numbers:
-        numbers.append(number)
+    if may_hold(bits) and number not in numbers:
+      numbers.append(number)
   docs = [
     dataclasses.replace(corpus[n], answers_found=labelled.get(n, ()))
     for n in numbers
@@ -177,8 +219,10 @@ def candidates(
   valid = [i for i, doc in enumerate(docs) if any(doc.answers_found)]
   invalid = [
     i
-    for i, doc in enumerate(docs)
-    if not any(doc.answers_found) and not names.stand_in(doc)
+    for i, (number, doc) in enumerate(zip(numbers, docs, strict=True))
+    if not any(doc.answers_found)
+    and number not in doubtful
+    and not names.stand_in(doc)
   ][:confusable]
   kept = [docs[i] for i in valid + invalid]
   numbers = [numbers[i] for i in valid + invalid]

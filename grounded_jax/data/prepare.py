@@ -10,6 +10,7 @@ depends on the seed and on what the files hold, not on the order of their lines.
 
 import collections
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -68,7 +69,11 @@ class Options:
         f" --record_passages={self.record_passages}: an unanswerable record is"
         " made of such passages alone."
       )
-    if not (len(self.splits) == 3 and min(self.splits) >= 0 < self.splits[0]):
+    if not (
+      math.isfinite(sum(self.splits))
+      and len(self.splits) == 3
+      and min(self.splits) >= 0 < self.splits[0]
+    ):
       raise UserError(_SHARES)
 
 
@@ -106,7 +111,12 @@ def make(
     UserError: an input is malformed, or nothing can be made of it.
   """
   read, held = (
-    [q for _, q in evidence.questions(what, vars(options)[what], options.task)]
+    [
+      question
+      for _, question in evidence.questions(
+        *(what, vars(options)[what], options.task, options.passage_words)
+      )
+    ]
     for what in ("questions", "held_out")
   )
   asked = evidence.distinct(read)
@@ -171,9 +181,11 @@ def _near_held_out(
 def guards(
   corpus: corpus_lib.Corpus, held: Sequence[Question]
 ) -> frozenset[int]:
-  """The passages that hold an answer of a held-out question, as labelled."""
+  """The passages that may hold an answer of a held-out question."""
   labels = (item for question in held for item in question.labels.items())
-  found = (corpus.find(digest) for digest, bits in labels if any(bits))
+  found = (
+    corpus.find(digest) for digest, bits in labels if evidence.may_hold(bits)
+  )
   return frozenset(number for number in found if number is not None)
 
 

@@ -15,6 +15,7 @@ from grounded_jax.data.pairs import Pair, Row
 from grounded_jax.records import UserError
 
 STATISTICS = "statistics.json"
+_UNFINISHED = ".unfinished"  # until there are statistics
 FILES = ("train_stage1", "train_stage2", "dev", "test")
 PLACE = "place of best overlap"  # the cue that a fixed order would leave
 TOGETHER = "all together"  # below 0.5 it has learned nothing
@@ -32,7 +33,7 @@ def run(
     folder: a new directory, or one of an earlier preparation.
     verifier: asked whether a passage holds an answer; None = words decide.
   """
-  _claim(folder)
+  _claim(folder, (*options.corpus, *options.questions, *options.held_out))
   made = prepare.make(options, folder, verifier)
   rows = _rows(options, made)
   for name, found in rows.items():
@@ -41,22 +42,28 @@ def run(
   result["options"] = vars(options)
   result["warnings"] = list(_warnings(result))
   log.write_json(folder / STATISTICS, result)
+  (folder / _UNFINISHED).unlink(missing_ok=True)
   made.corpus.close()
   return result
 
 
-def _claim(folder: pathlib.Path) -> None:
+def _claim(folder: pathlib.Path, inputs: Sequence[str]) -> None:
   """Makes the folder, or refuses one that holds something else."""
   if folder.is_file():
     raise UserError(f"--output={folder} is a file: name a directory.")
+  for name in inputs:
+    if pathlib.Path(name).resolve().parent == folder.resolve():
+      raise UserError(
+        f"--output={folder} holds the input {name}: name another directory."
+      )
   names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-  # Without statistics it was cut short, perhaps after the corpus.
-  if STATISTICS not in names and names - {prepare.PASSAGES}:
+  if names and not names & {STATISTICS, _UNFINISHED}:
     raise UserError(
       f"--output={folder} holds files that were not prepared: name a new"
       " directory."
     )
   folder.mkdir(parents=True, exist_ok=True)
+  (folder / _UNFINISHED).touch()
 
 
 def _rows(
