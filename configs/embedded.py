@@ -3,6 +3,16 @@
 from grounded_jax import config
 
 
+def seed_of(experiment: str, written: str) -> int:
+  """The seed that an experiment's argument states; "" = 0."""
+  if not (written or "0").isdecimal():
+    raise config.UserError(
+      f"{experiment}: {written!r} is no seed: give a number, like"
+      f" experiments/{experiment}.py:1."
+    )
+  return int(written or 0)
+
+
 def data(seed: int = 0, limit: int = 3000) -> config.Data:
   """Training questions of one world, prompted in its own few words."""
   return config.Data(

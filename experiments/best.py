@@ -22,7 +22,7 @@ STEPS = 70
 
 def get_config(arg: str = "") -> config.Experiment:
   seed, _, variant = arg.partition(":")
-  seed = int(seed or 0)
+  seed = embedded.seed_of("best", seed)
   if variant not in ("", "smoke"):
     raise config.UserError(f"best has no variant {variant!r}; it has: smoke.")
   smoke = variant == "smoke"

@@ -29,7 +29,7 @@ TOKENS = 48  # completion; the longest demonstration has 43
 
 def get_config(arg: str = "") -> config.Experiment:
   seed, _, variant = arg.partition(":")
-  seed = int(seed or 0)
+  seed = embedded.seed_of("quickstart", seed)
   if variant not in ("", "shuffled", "paper"):
     raise config.UserError(
       f"quickstart has no variant {variant!r}; it has: shuffled, paper."

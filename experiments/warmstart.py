@@ -33,7 +33,7 @@ DECODER = config.Decoder(
 
 
 def get_config(arg: str = "") -> config.Experiment:
-  seed = int(arg or 0)
+  seed = embedded.seed_of("warmstart", arg)
   return config.Experiment(
     name=f"warmstart-{seed}",
     seed=seed,

@@ -26,7 +26,7 @@ def sources(
       stage.rewards.verifier,
     )
     for stage in experiment.stages
-    if not stage.path
+    if inputs.reads_records(stage)
   }
   evals = {f"eval {e.name}": (e.source, e.headline) for e in experiment.evals}
   return stages | evals
@@ -122,6 +122,20 @@ def show(
         people.rule(f"{name}, {sample['id']}: {sample['tokens']} tokens")
         people.print(sample["prompt"] + sample["prefill"], soft_wrap=True)
         people.print(f"=> {_expected(sample)}", soft_wrap=True)
+
+
+def show_rows(
+  people: rich.console.Console, name: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+  """Prints rows that are worded already, as `written.shown` has them."""
+  for row in rows:
+    people.rule(f"{name}, {row['id']}: {row['tokens']} tokens")
+    people.print(row["prompt"], soft_wrap=True)
+    for completion in row["completions"]:
+      people.print(
+        f"=> {completion['text']} ({completion['tokens']} tokens)",
+        soft_wrap=True,
+      )
 
 
 def _records(found: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:

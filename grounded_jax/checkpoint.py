@@ -1,7 +1,8 @@
 """Checkpoints of a stage, saved asynchronously by Orbax.
 
 `<workdir>/<stage>/checkpoints/<step>/` holds the items `params`, `optimizer`,
-`meta` (the global data cursor, what the order of prompts remembers, config)
+`meta` (the global data cursor, the stage's steps, what the order of prompts
+remembers, config)
 and, where they are needed, `reference` (the parameters of the KL term) and
 `sampler` (those that the next rollout is sampled with, off-policy).  Parameters
 are an item of their own, so that evaluation and the next stage read nothing
@@ -88,6 +89,7 @@ def save(
   state: types.TrainState,
   *,
   step: int,
+  total_steps: int,
   cursor: int,
   config: Mapping[str, Any],
   order: Mapping[str, Any] | None = None,
@@ -96,7 +98,11 @@ def save(
   metrics: Mapping[str, float] | None = None,
 ) -> None:
   """Starts saving the stage as it stands after `step`; returns at once."""
-  meta = {"cursor": cursor, "config": dict(config)}
+  meta = {
+    "cursor": cursor,
+    "total_steps": total_steps,
+    "config": dict(config),
+  }
   if order is not None:
     meta["order"] = dict(order)
   items = {
@@ -367,6 +373,26 @@ def check_same_run(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     raise UserError(
       f"{workdir} holds another experiment: its {name} is {old}, not {new};"
       " use another --workdir, or the config it was started with."
+    )
+
+
+def check_total(workdir: pathlib.Path, stage: str, total_steps: int) -> None:
+  """Refuses to go on with a stage whose records say another number of steps.
+
+  Raises:
+    UserError: its last checkpoint was on the way to another one.
+  """
+  done = steps(workdir, stage)
+  if not done:
+    return
+  path = workdir / stage / "checkpoints" / str(done[-1]) / "meta" / "metadata"
+  with reading(str(path), "use another --workdir"):
+    saved = log.read_json(path).get("total_steps", total_steps)
+  if saved != total_steps:
+    raise UserError(
+      f"{stage}: its epochs took {saved} steps when the run in {workdir} began"
+      f" and take {total_steps} now, so its records have changed: use another"
+      " --workdir, or the records it was started with."
     )
 
 

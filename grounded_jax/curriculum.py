@@ -20,6 +20,7 @@ scores, and a checkpoint holds the rates, so that both are the same everywhere
 and after a restart.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -192,12 +193,14 @@ class Curriculum(pipeline.Order):
     """Draws what is missing between the base and `end`."""
     for k in range(self._base + len(self._taken), end):
       kind = self._kind(k)
-      while True:
+      for passed in itertools.count():
         at = self._reached[kind]
         self._reached[kind] += 1
         found = self._candidate(kind, at)
         luck = random.Random(f"{self._address}/{kind}/{at}").random()
-        if luck < self._chance(self._names[found[0]]):
+        # Where all are passed over, the next comes as in its order.
+        everything = passed >= len(self._kinds[kind])
+        if everything or luck < self._chance(self._names[found[0]]):
           break
       self._taken.append(found)
 

@@ -83,8 +83,7 @@ def training_data(
 ) -> Data:
   """The training prompts of a stage, with their completions if written."""
   stage, data = experiment.stages[index], experiment.data
-  taught = stage.objective == "sft" and stage.sft.demonstrations
-  if taught in lessons.KINDS:
+  if _lessons(stage):
     return lessons.Lessons(tokenizer, data, stage.sft, experiment.seed, index)
   order = {"seed": experiment.seed, "stage": index}
   if stage.path:  # rows that name no dataset to mix
@@ -108,6 +107,16 @@ def training_data(
   )
 
 
+def _lessons(stage: config.Stage) -> bool:
+  kinds = lessons.KINDS
+  return stage.objective == "sft" and stage.sft.demonstrations in kinds
+
+
+def reads_records(stage: config.Stage) -> bool:
+  """Whether a stage makes its prompts of records."""
+  return not (stage.path or _lessons(stage))
+
+
 def dialogues_of(stage: config.Stage) -> Sequence[Dialogue]:
   """The rows of a stage's own files, the first `limit` of them."""
   read = {"sft": dialogues.demonstrations, "dpo": dialogues.preferences}
@@ -128,8 +137,22 @@ def written_rows(
         "rows": found.fits.prompts,
         "dropped": {"too long": found.too_long},
         "fits": dataclasses.asdict(found.fits),
+        "samples": written_samples(experiment, stage, tokenizer, 3),
       }
   return out
+
+
+def written_samples(
+  experiment: config.Experiment,
+  stage: config.Stage,
+  tokenizer: tokenizer_lib.Tokenizer,
+  count: int,
+) -> list[dict[str, Any]]:
+  """The first rows of a stage's own files, as the model sees them."""
+  return [
+    written.shown(dialogue, tokenizer, experiment.data)
+    for dialogue in dialogues_of(stage)[:count]
+  ]
 
 
 def _texts(

@@ -254,6 +254,7 @@ class Journal:
         saves,
         state,
         step=step,
+        total_steps=stage.steps,
         cursor=cursor,
         config=self._config,
         order=order,

@@ -6,6 +6,7 @@ recitals and some drills, which share the prompt.
 """
 
 import dataclasses
+import math
 import random
 
 import numpy as np
@@ -37,7 +38,8 @@ class Lessons:
     self._name = f"{seed}/{stage}"
     # The share of a full prompt that so many passages take.
     passages = sft.passages or data.passages
-    self._length = -(-data.max_prompt_len * (passages + 1) // 6 // 8) * 8
+    share = min((passages + 1) / (data.passages + 1), 1)
+    self._length = _rounded(math.ceil(data.max_prompt_len * share))
 
   def take(self, cursor: int, n: int) -> types.SFTBatch:
     """The batch of lessons cursor .. cursor + n - 1."""
@@ -54,8 +56,9 @@ class Lessons:
         tokens[p, i, : len(ids)] = ids
         weight[p, i, : len(ids)] = taught
     keys = range(cursor, cursor + n)
+    longest = _rounded(max(map(len, prompts)))
     return types.SFTBatch(
-      prompts=pipeline.pack(prompts, keys, self._length),
+      prompts=pipeline.pack(prompts, keys, max(self._length, longest)),
       tokens=tokens,
       weight=weight,
     )
@@ -89,10 +92,14 @@ class Lessons:
       ids += piece
       taught += [trained] * len(piece)
     if lesson.ends:
-      ids.append(self._tokenizer.eos[0])
+      ids.append(self._tokenizer.end(self._data.chat))
       taught.append(True)
     limit = self._sft.max_new_tokens
     return ids[:limit], taught[:limit]
+
+
+def _rounded(length: int) -> int:
+  return -(-length // 8) * 8
 
 
 def with_passages(example: Example, n: int, rng: random.Random) -> Example:

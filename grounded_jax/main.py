@@ -25,6 +25,7 @@ Slurm and under Open MPI they find each other; elsewhere each is told
 """
 
 import importlib.util
+import io
 import os
 import pathlib
 import re
@@ -489,6 +490,13 @@ def help_text() -> str:
   return f"{__doc__}\nflags:\n" + "\n".join(lines)
 
 
+def _write_utf8() -> None:
+  """Any text can be printed, whatever the locale: results are UTF-8."""
+  for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "replace")):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(encoding="utf-8", errors=errors)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit code."""
   # Libraries that log on import or while saving; errors still show.
@@ -498,6 +506,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.setdefault("HF_HUB_VERBOSITY", "error")
   absl_logging.set_verbosity(absl_logging.ERROR)
   flags.FLAGS.mark_as_parsed()  # libraries look at absl's global flags
+  _write_utf8()
   try:
     return run(sys.argv if argv is None else ["main", *argv])
   except UserError as error:

@@ -363,7 +363,9 @@ def data(experiment: config.Experiment, workdir: pathlib.Path) -> None:
   rows = inputs.written_rows(experiment, tokenizer)
   census.show(_people(), found)
   for name, counts in rows.items():
-    _people().print(f"{name}: {counts}", soft_wrap=True)
+    said = {key: value for key, value in counts.items() if key != "samples"}
+    _people().print(f"{name}: {said}", soft_wrap=True)
+    census.show_rows(_people(), name, counts["samples"])
   _result(rows | found)
 
 
@@ -372,11 +374,17 @@ def prompt(
 ) -> None:
   """Prints the first training prompts, exactly, with their token counts."""
   del workdir
-  from grounded_jax import inputs, pipeline
+  from grounded_jax import census, inputs, pipeline
 
   tokenizer = tokenizer_lib.load(experiment.model)
   if experiment.stages:
-    source = inputs.stage_source(experiment, experiment.stages[0])
+    stage = experiment.stages[0]
+    if stage.path:
+      rows = inputs.written_samples(experiment, stage, tokenizer, count)
+      census.show_rows(_people(), f"stage {stage.name}", rows)
+      _result(rows)
+      return
+    source = inputs.stage_source(experiment, stage)
   else:
     source = experiment.data.train
   examples, _ = sources.load(source, experiment.data.passages)

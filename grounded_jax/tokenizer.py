@@ -47,6 +47,10 @@ class Tokenizer(Protocol):
     """What the template wrote of the completion: an open <think>, or ""."""
     ...
 
+  def end(self, chat: bool) -> int:
+    """What is written after a completion: in a chat, what closes a turn."""
+    ...
+
 
 class Bytes:
   """UTF-8 bytes as ids 0..255, then beginning, end and padding."""
@@ -69,6 +73,10 @@ class Bytes:
   def prefill(self, thinking: bool = True) -> str:
     del thinking
     return ""
+
+  def end(self, chat: bool) -> int:
+    del chat
+    return self.eos[0]
 
 
 class HuggingFace:
@@ -116,6 +124,12 @@ class HuggingFace:
     before, tag, after = turn.rpartition(OPEN)
     del before
     return tag + after if tag and CLOSE not in after else ""
+
+  def end(self, chat: bool) -> int:
+    if chat and self._inner.chat_template and (turn := self._turn_end()):
+      return turn[0]
+    own = self._inner.eos_token_id
+    return self.eos[0] if own is None else own
 
   def save(self, folder: pathlib.Path) -> None:
     """Writes the files that `transformers` reads."""

@@ -73,6 +73,9 @@ def run(
   tokenizer = tokenizer_lib.load(experiment.model)
   found = inputs.load(experiment, tokenizer)
   experiment = inputs.with_steps(experiment, found)
+  for stage in experiment.stages:
+    check = checkpoint.check_total
+    hosts.once(functools.partial(check, workdir, stage.name, stage.steps))
   policy, params = policy_lib.load(experiment, tokenizer)
   book = journal.Journal(
     experiment,

@@ -6,6 +6,7 @@ chosen completion and the rejected one.  The order is that of `pipeline`.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -126,15 +127,17 @@ def of_examples(
     tokenizer: of the model.
     data: how prompts are made.
     answerable: those that this excludes once passages are dropped are left out.
+
+  Raises:
+    UserError: what is written does not go on where the template stops.
   """
   fitted, fits = pipeline.fit_all(examples, tokenizer, data)
-  opened = pipeline.prefill(tokenizer, data).rstrip()
   rows = [
     Row(
       name=example.id,
       prompt=ids,
       completions=[
-        _ended(tokenizer, text.removeprefix(opened)) for text in texts(example)
+        _ended(example.id, text, tokenizer, data) for text in texts(example)
       ],
       dataset=example.dataset,
       answerable=example.answerable,
@@ -155,29 +158,20 @@ def of_dialogues(
     data: whether prompts go through the tokenizer's chat template.
 
   Raises:
-    UserError: there is none, or one does not go on where the template stops.
+    UserError: one does not go on where the template stops, or the template
+      refuses it.
   """
-  if not dialogues:
-    raise UserError("There are no rows to learn from.")
-  opened = pipeline.prefill(tokenizer, data).rstrip()
-  rows = []
-  for dialogue in dialogues:
-    if any(not text.startswith(opened) for text in dialogue.completions):
-      raise UserError(
-        f"{dialogue.id}: the chat template begins every completion with"
-        f" {opened!r}, and this one does not: set data.thinking=false, or"
-        " data.chat=false."
-      )
-    rows.append(
-      Row(
-        name=dialogue.id,
-        prompt=tokenizer.encode(_prompt(dialogue, tokenizer, data)),
-        completions=[
-          _ended(tokenizer, text.removeprefix(opened))
-          for text in dialogue.completions
-        ],
-      )
+  rows = [
+    Row(
+      name=dialogue.id,
+      prompt=tokenizer.encode(prompt(dialogue, tokenizer, data)),
+      completions=[
+        _ended(dialogue.id, text, tokenizer, data)
+        for text in dialogue.completions
+      ],
     )
+    for dialogue in dialogues
+  ]
   lengths = [len(row.prompt) for row in rows]
   return rows, pipeline.Fits(
     prompts=len(rows),
@@ -189,15 +183,55 @@ def of_dialogues(
   )
 
 
-def _prompt(dialogue: Dialogue, tokenizer: Tokenizer, data: config.Data) -> str:
+def shown(
+  dialogue: Dialogue, tokenizer: Tokenizer, data: config.Data
+) -> dict[str, Any]:
+  """A dialogue as the model sees it; lengths count what ends a completion."""
+  written = prompt(dialogue, tokenizer, data)
+  return {
+    "id": dialogue.id,
+    "tokens": len(tokenizer.encode(written)),
+    "prompt": written,
+    "completions": [
+      {
+        "tokens": len(_ended(dialogue.id, text, tokenizer, data)),
+        "text": text,
+      }
+      for text in dialogue.completions
+    ],
+  }
+
+
+def prompt(dialogue: Dialogue, tokenizer: Tokenizer, data: config.Data) -> str:
+  """The prompt of a dialogue as text.
+
+  Raises:
+    UserError: the chat template refuses it.
+  """
   turns = [
     {"role": role, "content": content} for role, content in dialogue.turns
   ]
-  if data.chat:
+  if not data.chat:
+    return "\n\n".join(turn["content"] for turn in turns)
+  try:
     return tokenizer.chat(turns, data.thinking)
-  return "\n\n".join(turn["content"] for turn in turns)
+  except UserError as error:
+    raise UserError(f"{dialogue.id}: {error}") from None
 
 
-def _ended(tokenizer: Tokenizer, text: str) -> list[int]:
-  """The ids of a completion, EOS included."""
-  return [*tokenizer.encode(text), tokenizer.eos[0]]
+def _ended(
+  name: str, text: str, tokenizer: Tokenizer, data: config.Data
+) -> list[int]:
+  """The ids of a completion from where the template stops, its end included."""
+  prefill = pipeline.prefill(tokenizer, data)
+  opened = prefill.rstrip()
+  if not text.startswith(opened):
+    raise UserError(
+      f"{name}: the chat template begins every completion with {opened!r}, and"
+      " this one does not: write it with a think part (data.tags=true for"
+      " demonstrations made here), or set data.thinking=false if the template"
+      " knows that."
+    )
+  opened = prefill if text.startswith(prefill) else opened
+  ids = tokenizer.encode(text.removeprefix(opened))
+  return [*ids, tokenizer.end(data.chat)]

@@ -206,7 +206,13 @@ def moved(folder: str) -> None:
       for leaf, like in zip(leaves, likes, strict=True):
         assert leaf.sharding == like.sharding
       step = done + 1
-      checkpoint.save(manager, state, step=step, cursor=10 * step, config={})
+      checkpoint.save(
+        *(manager, state),
+        step=step,
+        total_steps=9,
+        cursor=10 * step,
+        config={},
+      )
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def save_steps(workdir, stage, steps, keep=2, trusts=None, reference=None):
         manager,
         state,
         step=step,
+        total_steps=9,
         cursor=10 * step,
         config=CONFIG,
         reference=reference,
@@ -225,6 +226,14 @@ def test_a_field_that_is_gone_makes_another_experiment(tmp_path):
   stored(tmp_path, values=CONFIG | {"gone": 1})
   with pytest.raises(UserError, match="its gone is set, not absent"):
     checkpoint.check_same_run(tmp_path, CONFIG)
+
+
+def test_records_that_say_another_number_of_steps_are_refused(tmp_path):
+  checkpoint.check_total(tmp_path, "one", 8)  # nothing is saved
+  save_steps(tmp_path, "one", [1])
+  checkpoint.check_total(tmp_path, "one", 9)
+  with pytest.raises(UserError, match="took 9 steps .* and take 8 now"):
+    checkpoint.check_total(tmp_path, "one", 8)
 
 
 def test_the_order_of_the_stages_is_part_of_the_experiment(tmp_path):

@@ -91,6 +91,13 @@ def test_a_curriculum_of_a_mix_or_on_disk_is_refused(tmp_path, options):
     inputs.training_data(experiment, 0, tokenizer.Bytes())
 
 
+def test_a_prompt_is_drawn_where_all_would_be_passed_over():
+  """Else a step would walk about 1/redraw candidates for each."""
+  made = order(redraw=1e-12)
+  made.observe(0, [(f"e{i}", 1.0) for i in range(10)] * 40)
+  assert len(made.take(0, 20)) == 20
+
+
 def test_always_and_never_solved_prompts_are_drawn_with_the_chance_redraw():
   """Ten prompts: four always solved, three never, three now and then."""
   made = order(redraw=0.25)

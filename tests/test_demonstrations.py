@@ -47,6 +47,43 @@ def test_lists_and_claims_cite_each_entry():
   assert answer == "Polo was born in 1254 [2]. Old [3]."
 
 
+@pytest.mark.parametrize(
+  "sentence",
+  [
+    'The song "1254."',
+    "Was it in 1254?",
+    "It was 1254!",
+    "(It was 1254.)",
+    "It was 1254, “they say.”",
+  ],
+)
+def test_a_citation_stands_before_the_end_of_its_statement(sentence):
+  doc = records.Doc(title="T", text=sentence, answers_found=(1,))
+  example = dataclasses.replace(EXAMPLE, docs=(doc,), answers=(("1254",),))
+  (answer,) = make(example, tags=False)
+  assert text.punkt(answer) == [answer]
+  assert answer.endswith(" [1].") and "1254" in answer
+
+
+def test_an_item_of_a_list_holds_no_comma():
+  doc = records.Doc(
+    title="T", text="Washington, D.C. is Washington.", answers_found=(1, 1)
+  )
+  example = dataclasses.replace(
+    EXAMPLE,
+    task="list",
+    docs=(doc,),
+    answers=(("Washington, D.C.", "Washington"), ("Washington, D.C.",)),
+  )
+  assert make(example, tags=False) == ["Washington [1]."]
+
+
+def test_an_alias_without_a_word_is_found_nowhere():
+  doc = records.Doc(title="T", text="... It is.", answers_found=(1,))
+  example = dataclasses.replace(EXAMPLE, docs=(doc,), answers=(("The",),))
+  assert make(example) == []
+
+
 def test_think_names_the_passage_and_what_it_says():
   texts = make(EXAMPLE, group=3)
   layouts = [text.split_layout(written) for written in texts]

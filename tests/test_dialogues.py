@@ -51,6 +51,12 @@ def test_a_pair_is_texts_or_messages_with_or_without_its_prompt(tmp_path):
   [
     ("demonstrations", {"question": "q"}, "line 1 has no 'messages'"),
     ("demonstrations", {"messages": []}, "must be a list of messages"),
+    ("demonstrations", {"messages": "hi"}, "'messages' must be a list of mess"),
+    (
+      "demonstrations",
+      "text",
+      'with {"messages": [{"role": ..., "content": ...}',
+    ),
     ("demonstrations", {"messages": [USER]}, "end with words of the assist"),
     ("demonstrations", {"messages": [GOOD]}, "must end with words of the user"),
     (
@@ -62,7 +68,7 @@ def test_a_pair_is_texts_or_messages_with_or_without_its_prompt(tmp_path):
     (
       "preferences",
       {"prompt": "q", "chosen": "a", "rejected": 3},
-      "'rejected' must be a list of messages",
+      "'rejected' must be a text or a list of messages",
     ),
     (
       "preferences",

@@ -1,5 +1,6 @@
 """The command line: what it refuses, in one sentence, and what it prints."""
 
+import io
 import json
 import os
 import pathlib
@@ -43,6 +44,7 @@ def tree(folder):
 
 
 RUN = "--config=tiny_run.py"
+ANSWER = {"role": "assistant", "content": "Because [1]."}
 LONG = "a" * 300
 # (arguments, what the sentence must say)
 MISTAKES = [
@@ -293,6 +295,37 @@ def test_prompt_mode_prints_the_exact_prompt(folder, capsys):
   assert "What sells Ada?" in got[0]["prompt"]
   assert "answers_found" not in out
   assert got[0]["prompt"] in err
+
+
+def test_prompt_and_data_modes_show_written_rows(folder, capsys):
+  """The stage reads these, not records: so that they can be looked at."""
+  row = {"messages": [{"role": "user", "content": "Why?"}, ANSWER]}
+  log.write_jsonl(folder / "rows.jsonl", [row])
+  (folder / "sft_run.py").write_text(
+    "import tiny\n"
+    "def get_config(arg=''):\n"
+    "  stage = tiny.stage('first', objective='sft')\n"
+    "  return tiny.experiment('records.jsonl', [stage])\n"
+  )
+  argv = ("--config=sft_run.py", "--config.stages.first.sft.path=rows.jsonl")
+  code, out, err = call(capsys, "--mode=prompt", *argv, "--count=2")
+  (got,) = json.loads(out)
+  assert code == 0 and got["prompt"] == "Why?" and "Because [1]." in err
+  assert got["completions"] == [{"text": "Because [1].", "tokens": 13}]
+  code, out, err = call(capsys, "--mode=data", *argv)
+  assert code == 0 and json.loads(out)["stage first"]["samples"] == [got]
+  assert "Because [1]." in err
+
+
+def test_any_text_is_printed_whatever_the_locale(folder, monkeypatch):
+  row = json.loads((folder / "records.jsonl").read_text().splitlines()[0])
+  log.write_jsonl(folder / "more.jsonl", [row | {"question": "Кто, 誰?"}])
+  raw = io.BytesIO()
+  latin = io.TextIOWrapper(raw, encoding="latin-1", write_through=True)
+  monkeypatch.setattr("sys.stdout", latin)
+  argv = ["--mode=prompt", RUN, "--config.data.train.path=more.jsonl"]
+  assert main.main(argv) == 0
+  assert "Кто, 誰?" in json.loads(raw.getvalue().decode())[0]["prompt"]
 
 
 def test_names_are_shown_as_they_are_written(folder, capsys):

@@ -1,5 +1,6 @@
 """Sources of other shapes; large ones are read like small ones."""
 
+import datetime
 import json
 
 import pytest
@@ -146,6 +147,34 @@ def test_parquet_and_datasets_hold_the_same_examples(tmp_path, rows):
   bad.to_parquet(tmp_path / "bad.parquet")
   with pytest.raises(UserError, match="bad.parquet row 4: 'question' is empty"):
     load(tmp_path / "bad.parquet")
+
+
+def test_a_saved_dataset_has_no_split_but_its_own(tmp_path, rows):
+  """Else training and evaluation would read the same rows."""
+  datasets = pytest.importorskip("datasets")
+  datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+  for name in ("saved@validation", "saved:plain"):
+    with pytest.raises(UserError, match="leave .* out"):
+      load(f"hf:{tmp_path}/{name}")
+
+
+def test_passages_may_have_columns_that_are_no_json(tmp_path, rows):
+  datasets = pytest.importorskip("datasets")
+  day = datetime.date(2020, 1, 1)
+  for row in rows:
+    del row["id"]
+    row["docs"] = [{**doc, "date": day} for doc in row["docs"]]
+  path = tmp_path / "a.parquet"
+  datasets.Dataset.from_list(rows).to_parquet(path)
+  examples, _ = load(path)
+  assert len({example.id for example in examples}) == len(rows)
+
+
+def test_a_line_that_was_cut_off_is_named(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_text(json.dumps(record()) + '\n{"question":\n')
+  with pytest.raises(UserError, match="a.jsonl line 2 is not JSON"):
+    list(parsing.rows(path))
 
 
 def test_a_dataset_that_cannot_be_had_is_one_sentence(tmp_path, monkeypatch):

@@ -69,6 +69,21 @@ def test_every_end_counts_generation_config_eos_and_end_of_turn(tmp_path):
   assert got.eos == (6, 1, 2)
 
 
+@pytest.mark.parametrize(
+  "template, chat, end", [(TEMPLATE, True, 2), (TEMPLATE, False, 1)]
+)
+def test_a_taught_completion_ends_as_the_template_ends_a_turn(
+  tmp_path, template, chat, end
+):
+  """Not with the first of generation_config.json, which may be any of them."""
+  got = save(tmp_path, template, generation_eos=[6, 1])
+  assert got.end(chat) == end
+
+
+def test_a_base_model_s_completion_ends_with_its_eos(tmp_path):
+  assert save(tmp_path).end(chat=True) == 1
+
+
 def test_an_open_think_of_the_template_is_a_prefill_a_closed_one_is_not(
   tmp_path,
 ):

@@ -1,6 +1,7 @@
 """The embedded world: what its questions promise, and its judge."""
 
 import collections
+import dataclasses
 import random
 
 import pytest
@@ -161,6 +162,17 @@ def test_clean_demonstrations_earn_the_full_reward():
     )[0]
     golds = sum(example.supported)
     assert score.total == pytest.approx(2.5 + golds if golds else 3.0)
+
+
+@pytest.mark.parametrize("passages", [2, 3, 5])
+def test_lessons_fit_as_many_passages_as_are_shown(passages):
+  data = dataclasses.replace(DATA, passages=passages)
+  sft = config.SFT(
+    prompts=8, group=3, max_new_tokens=48, demonstrations="clean", recitals=1
+  )
+  batch = lessons.Lessons(TOKENIZER, data, sft, 0, 1).take(0, 8)
+  assert batch.prompts.length.max() <= batch.prompts.tokens.shape[1]
+  assert batch.prompts.tokens.shape[1] % 8 == 0
 
 
 def test_lessons_are_a_function_of_seed_stage_and_cursor():

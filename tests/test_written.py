@@ -9,7 +9,7 @@ from test_pipeline import DATA, TOKENIZER, example
 
 from grounded_jax import config, prompts, tokenizer, written
 from grounded_jax.data import demonstrations
-from grounded_jax.records import UserError
+from grounded_jax.records import Dialogue, UserError
 
 
 def taught(
@@ -46,10 +46,6 @@ def test_demonstrations_end_with_eos_and_weigh_what_is_taught_alone():
 
 
 def test_demonstrations_go_on_where_a_template_stopped():
-  class Opened(tokenizer.Bytes):
-    def prefill(self, thinking=True):
-      return "<think>\n"
-
   data = dataclasses.replace(DATA, chat=True)
   sft = config.SFT(max_new_tokens=300)
   batch = taught([example(0)], sft, data, Opened()).take(0, 1)
@@ -57,6 +53,42 @@ def test_demonstrations_go_on_where_a_template_stopped():
     batch.tokens[0, 0, : int(batch.weight.sum())].tolist()
   )
   assert "<think>" not in said and "</think>" in said
+
+
+class Opened(tokenizer.Bytes):
+  """Its template begins every completion."""
+
+  def prefill(self, thinking=True):
+    return "<think>\n"
+
+
+def test_what_does_not_go_on_where_a_template_stopped_is_refused():
+  """Without tags the answer would stand in the open <think>."""
+  data = dataclasses.replace(DATA, chat=True, tags=False)
+  sft = config.SFT(max_new_tokens=300)
+  with pytest.raises(UserError, match="begins every completion with '<think>'"):
+    taught([example(0)], sft, data, Opened())
+
+
+@pytest.mark.parametrize("written_out", ["<think>\nWhy.", "<think>Why."])
+def test_a_prefill_is_written_once(written_out):
+  data = dataclasses.replace(DATA, chat=True)
+  row = Dialogue(id="r", turns=(("user", "q"),), completions=(written_out,))
+  ((made,), _) = written.of_dialogues([row], Opened(), data)
+  (ids,) = made.completions
+  assert Opened().decode(ids) == "Why."
+  assert ids[-1] == Opened.eos[0]
+
+
+def test_a_template_s_refusal_names_the_row():
+  class Strict(tokenizer.Bytes):
+    def chat(self, messages, thinking=True):
+      raise UserError("No system.")
+
+  data = dataclasses.replace(DATA, chat=True)
+  row = Dialogue(id="f line 3", turns=(("user", "q"),), completions=("a",))
+  with pytest.raises(UserError, match="f line 3: No system"):
+    written.of_dialogues([row], Strict(), data)
 
 
 def test_demonstrations_keep_the_choice_of_answerables():

@@ -6,6 +6,7 @@ The think part says which passage tells what.  An unanswerable question is
 refused.  Where no sentence can be found there is no demonstration.
 """
 
+import re
 from collections.abc import Sequence
 
 from grounded_jax import text
@@ -14,6 +15,9 @@ from grounded_jax.records import Doc, Example
 # An evidence sentence with more words is cut to those around the answer.
 _LONGEST = 40
 _GOLDS = 5  # gold answers told at most
+# How a sentence ends, and what then closes a quotation or a bracket.
+_FINAL = re.compile(r"[.?!,;:\s]+([\"')”’»]*)$")
+_CLOSED = r"\1"
 
 # The passage (from 0), what in it answers, and the sentence that says so.
 Evidence = tuple[int, str, str]
@@ -88,6 +92,8 @@ def evidence(example: Example) -> list[Evidence]:
       if example.task == "claims":
         out.append((place, aliases[0], aliases[0]))
         break
+      if example.task == "list":  # a comma would make two items of one
+        aliases = [alias for alias in aliases if "," not in alias]
       held = _sentence(example.question, aliases, doc)
       if held:
         out.append((place, *held))
@@ -103,7 +109,11 @@ def _sentence(
   best, most = None, -1
   for sentence in text.punkt(doc.text):
     normal = f" {text.normalize(sentence)} "
-    held = [a for a in aliases if f" {text.normalize(a)} " in normal]
+    held = [
+      alias
+      for alias in aliases
+      if (words := text.normalize(alias)) and f" {words} " in normal
+    ]
     shared = len(asked & set(normal.split()))
     if held and shared > most:
       alias = max(held, key=len)
@@ -131,10 +141,11 @@ def _window(sentence: str, alias: str) -> str:
 def _statement(words: str, place: int) -> str:
   """A sentence with its citation before the full stop.
 
-  Brackets of the source would read as citations.
+  Brackets of the source would read as citations, and its own end as that of a
+  statement without one.
   """
-  words = words.replace("[", "(").replace("]", ")").strip().rstrip(".,;: ")
-  return f"{words} [{place + 1}]."
+  words = words.replace("[", "(").replace("]", ")").strip()
+  return f"{_FINAL.sub(_CLOSED, words)} [{place + 1}]."
 
 
 def _answer(example: Example, found: list[Evidence]) -> str:

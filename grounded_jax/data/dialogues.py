@@ -12,13 +12,17 @@ messages, which may then be left out.  Every mistake names the file and the row.
 """
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from grounded_jax.data import parsing
-from grounded_jax.records import Dialogue, UserError
+from grounded_jax.data import parsing, reading
+from grounded_jax.records import Dialogue, UserError, absence
 
 _ROLES = ("system", "user", "assistant")
+_SHAPES = {
+  "sft.path": '{"messages": [{"role": ..., "content": ...}, ...]}',
+  "dpo.path": '{"prompt": ..., "chosen": ..., "rejected": ...}',
+}
 _Turns = tuple[tuple[str, str], ...]
 
 
@@ -31,7 +35,7 @@ def demonstrations(path: str) -> tuple[Dialogue, ...]:
   Raises:
     UserError: a file is missing, or a row is not such a conversation.
   """
-  return tuple(_each(path, _demonstration))
+  return _each("sft.path", path, _demonstration)
 
 
 def preferences(path: str) -> tuple[Dialogue, ...]:
@@ -43,16 +47,28 @@ def preferences(path: str) -> tuple[Dialogue, ...]:
   Raises:
     UserError: a file is missing, or a row is not such a pair.
   """
-  return tuple(_each(path, _preference))
+  return _each("dpo.path", path, _preference)
 
 
 def _each(
-  path: str, read: Callable[[str, dict[str, Any]], tuple[_Turns, tuple]]
-) -> Iterator[Dialogue]:
-  for name in path.split(","):
-    for where, row in parsing.rows(pathlib.Path(name.strip())):
+  field: str,
+  path: str,
+  read: Callable[[str, dict[str, Any]], tuple[_Turns, tuple]],
+) -> tuple[Dialogue, ...]:
+  out = []
+  for name in filter(None, map(str.strip, path.split(","))):
+    file = pathlib.Path(name)
+    if not name.startswith(reading.HUB) and not file.is_file():
+      raise UserError(
+        f"{field}: {file} {absence(file)}: give JSON lines of {_SHAPES[field]},"
+        " or leave it empty to learn from annotated records."
+      )
+    for where, row in parsing.rows(name, expected=_SHAPES[field]):
       turns, completions = read(where, row)
-      yield Dialogue(id=where, turns=turns, completions=completions)
+      out.append(Dialogue(id=where, turns=turns, completions=completions))
+  if not out:
+    raise UserError(f"{field}={path} holds no row to learn from.")
+  return tuple(out)
 
 
 def _demonstration(
@@ -60,11 +76,12 @@ def _demonstration(
 ) -> tuple[_Turns, tuple[str, ...]]:
   if "messages" not in row:
     raise UserError(
-      f"{where} has no 'messages': a row of sft.path is"
-      ' {"messages": [{"role": ..., "content": ...}, ...]}.'
+      f"{where} has no 'messages': a row of sft.path is {_SHAPES['sft.path']}."
     )
-  turns, answer = _completion(f"{where}: 'messages'", row["messages"])
-  return _asked(where, turns), (answer,)
+  where_in = f"{where}: 'messages'"
+  *before, last = _messages(where_in, row["messages"])
+  completion = _answer(where_in, last)
+  return _asked(where, tuple(before)), (completion,)
 
 
 def _preference(
@@ -95,20 +112,22 @@ def _preference(
 def _prompt(where: str, value: Any) -> _Turns:
   if type(value) is str:
     return (("user", value),)
-  return _messages(f"{where}: 'prompt'", value)
+  return _messages(f"{where}: 'prompt'", value, or_text="a text or ")
 
 
 def _completion(where: str, value: Any) -> tuple[_Turns, str]:
   """The turns before a completion, if it repeats them, and its text."""
   if type(value) is str:
     return (), _answer(where, ("assistant", value))
-  *before, last = _messages(where, value)
+  *before, last = _messages(where, value, or_text="a text or ")
   return tuple(before), _answer(where, last)
 
 
-def _messages(where: str, value: Any) -> _Turns:
+def _messages(where: str, value: Any, or_text: str = "") -> _Turns:
   if type(value) is not list or not value:
-    raise UserError(f"{where} must be a list of messages, at least one.")
+    raise UserError(
+      f"{where} must be {or_text}a list of messages, at least one."
+    )
   out = []
   for number, message in enumerate(value, start=1):
     if (

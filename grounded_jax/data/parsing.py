@@ -29,13 +29,17 @@ class Parsed:
 
 
 def rows(
-  path: pathlib.Path | str, *, streaming: bool = False
+  path: pathlib.Path | str,
+  *,
+  streaming: bool = False,
+  expected: str = "question, answers and docs",
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (where, row) for every row of a location, one at a time.
 
   Args:
     path: a file of JSON or parquet, or a dataset as hf:NAME[:CONFIG][@SPLIT].
     streaming: a dataset's rows as they come, without a copy on this machine.
+    expected: what a row states, for messages.
 
   Raises:
     UserError: it is missing, or holds what is no row.
@@ -43,8 +47,7 @@ def rows(
   for where, row in reading.values(str(path), streaming=streaming):
     if type(row) is not dict:
       raise UserError(
-        f"{where}: a record must be an object with question, answers and docs,"
-        f" not {_kind(row)}."
+        f"{where}: a row must be an object with {expected}, not {_kind(row)}."
       )
     reading.check_characters(where, row)
     yield where, row
@@ -130,7 +133,9 @@ def _id(where: str, record: dict[str, Any]) -> str:
   """The record's id; without one, a digest of what it asks and shows."""
   value = record.get("id")
   if value is None:
-    shown = json.dumps([record["question"], record["docs"]], sort_keys=True)
+    shown = json.dumps(
+      [record["question"], record["docs"]], sort_keys=True, default=str
+    )
     return hashlib.sha256(shown.encode()).hexdigest()[:16]
   if type(value) not in (str, int):
     raise UserError(f"{where}: 'id' must be a string, not {_kind(value)}.")

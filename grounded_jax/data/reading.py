@@ -75,7 +75,8 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
           f"{path} is not UTF-8 text ({error.reason} in line {number})."
         ) from None
       if line.strip():
-        yield f"{path} line {number}", parse_json(line, path, number)
+        value = parse_json(line.rstrip("\r\n"), path, number)
+        yield f"{path} line {number}", value
 
 
 def _parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
@@ -107,7 +108,7 @@ def _dataset(location: str, streaming: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _named(location: str) -> tuple[list[str], str, int | None]:
-  """NAME and CONFIG, the split, and how many of its first rows."""
+  """NAME and CONFIG, the split if stated, and how many of its first rows."""
   rest, _, split = location.removeprefix(HUB).partition("@")
   match = re.fullmatch(r"([\w.-]*)(?:\[:(\d+)\])?", split)
   name = rest.split(":", 1)
@@ -117,7 +118,7 @@ def _named(location: str) -> tuple[list[str], str, int | None]:
       " hf:org/name:default@validation[:500]."
     )
   first = None if match[2] is None else int(match[2])
-  return name, match[1] or "train", first
+  return name, match[1], first
 
 
 def _load(name: list[str], split: str, streaming: bool) -> Any:
@@ -127,15 +128,34 @@ def _load(name: list[str], split: str, streaming: bool) -> Any:
     raise UserError(f"Datasets of Hugging Face need {_NEEDS}.") from None
   datasets.disable_progress_bars()
   path = pathlib.Path(name[0])
-  if (path / "state.json").is_file():  # of Dataset.save_to_disk
-    return datasets.load_from_disk(path)
-  if (path / "dataset_dict.json").is_file():
-    return datasets.load_from_disk(path)[split]
+  saved = [path / file for file in ("state.json", "dataset_dict.json")]
+  if any(file.is_file() for file in saved):  # by save_to_disk
+    return _from_disk(name, split)
+  split = split or "train"
   if name[0] in _BUILDERS and len(name) > 1:
     return datasets.load_dataset(
       name[0], data_files=name[1], split=split, streaming=streaming
     )
   return datasets.load_dataset(*name, split=split, streaming=streaming)
+
+
+def _from_disk(name: list[str], split: str) -> Any:
+  import datasets
+
+  if len(name) > 1:
+    raise UserError(
+      f"hf:{':'.join(name)}: a dataset saved to disk has no configurations:"
+      f" leave {name[1]!r} out."
+    )
+  found = datasets.load_from_disk(name[0])
+  if isinstance(found, datasets.DatasetDict):
+    return found[split or "train"]
+  if split not in ("", str(found.split)):
+    raise UserError(
+      f"hf:{name[0]}@{split}: what is saved there is one dataset, not split:"
+      f" leave @{split} out."
+    )
+  return found
 
 
 def check_characters(where: str, row: Any) -> None:
