@@ -21,7 +21,9 @@
 #   --dry-run                  print every command, run none
 #   --steps=create,install,start,follow,copy,delete   only these of them
 #
-# Needs gcloud, signed in, and a service account that may use the bucket.
+# Needs gcloud, signed in, and a service account that may use the bucket.  The
+# hosts, of any Ubuntu, reach the internet: uv (astral.sh) makes .venv of their
+# Python 3.11 or 3.12, or of one that it downloads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,12 +62,21 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$name" ] || fail "tpu_pod.sh needs a NAME for the slice."
 [ $# -gt 0 ] || fail "tpu_pod.sh needs the run's options after --."
+bucket="${bucket%/}"
 [[ "$bucket" == gs://?* ]] || fail "tpu_pod.sh needs --bucket=gs://BUCKET/DIR."
 [[ "$restarts" =~ ^[0-9]+$ ]] || fail "--restarts=$restarts is no number."
 for step in ${steps//,/ }; do
   case "$step" in
     create | install | start | follow | copy | delete) ;;
     *) fail "--steps has no $step; --help shows those it has." ;;
+  esac
+done
+
+for word in "$@"; do
+  case "$word" in
+    --workdir | --workdir=* | -workdir | -workdir=*)
+      fail "--workdir is that of --bucket and NAME; leave it out."
+      ;;
   esac
 done
 
@@ -91,9 +102,9 @@ create() {
     ${spot:+--spot}
   while :; do
     state=$(run gcloud compute tpus queued-resources describe "$name" \
-      "${place[@]}" --format='value(state.state)')
+      "${place[@]}" --format='value(state.state)' || true)
     if [ -n "$dry" ]; then break; fi
-    printf '%s is %s\n' "$name" "$state" >&2
+    printf '%s is %s\n' "$name" "${state:-not to be reached}" >&2
     case "$state" in
       ACTIVE) break ;;
       FAILED | SUSPENDED) fail "$name is $state: ask again, or elsewhere." ;;
@@ -110,8 +121,10 @@ install() {
   rm -f "$archive"
   run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all \
     --command="tar -xzf grounded_jax.tar.gz"
-  on all "python3 -m venv .venv && . .venv/bin/activate &&\
- pip install -q -c constraints.txt -e '.[tpu,gcs]'"
+  on all "curl -LsSf https://astral.sh/uv/install.sh |\
+ UV_UNMANAGED_INSTALL=\$PWD/.uv sh &&\
+ .uv/uv venv -q --allow-existing --python '>=3.11,<3.13' .venv &&\
+ .uv/uv pip install -q -c constraints.txt -e '.[tpu,gcs]'"
 }
 
 start() {
