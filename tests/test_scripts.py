@@ -110,6 +110,161 @@ def test_dry_run_prints_every_command_and_runs_none(cloud):
     assert words in done.stderr.replace("\\", ""), words
 
 
+def test_follow_shows_the_log_of_the_first_host(cloud):
+  (cloud.checkout / "run.log").write_text("step 1\n")
+  (cloud.checkout / "run.pid").write_text(DEAD)
+  (cloud.checkout / "run.code").write_text("0\n")
+  cloud.answers(tail=[ON_HOST], codes=[ON_HOST])
+  done = cloud.pod("follow")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "step 1\n"
+
+
+def test_a_run_that_was_ended_goes_on(cloud):
+  program(
+    cloud.checkout / "bin" / "python",
+    """#!/bin/sh
+echo "$JAX_COMPILATION_CACHE_DIR $*"
+if [ ! -f saved ]; then touch saved; exit 75; fi
+""",
+  )
+  (cloud.checkout / ".venv" / "bin").mkdir(parents=True)
+  activate = cloud.checkout / ".venv" / "bin" / "activate"
+  activate.write_text('PATH="$PWD/bin:$PATH"\n')
+  (cloud.checkout / "scripts").symlink_to(SCRIPTS)
+  cloud.answers(start=[ON_HOST], tail=[ON_HOST], codes=[ON_HOST])
+  done = cloud.pod("start,follow", run=("--config.note=two words",))
+  assert done.returncode == 0, done.stderr
+  says = "gs://b/d/compiled -u -m grounded_jax.main --config.note=two words"
+  assert done.stdout == f"{says} --workdir=gs://b/d/pod\n" * 2
+  assert "The hosts say: 1 75\n" in done.stderr
+
+
+@pytest.mark.parametrize("outage", [[OFFLINE] * 3, ["echo REPAIRING"] * 3, []])
+def test_an_outage_leaves_the_slice_and_the_run_as_they_are(cloud, outage):
+  cloud.answers(
+    codes=["exit 255"] * 4 + ["echo 0"], state=[*outage, "echo READY"]
+  )
+  done = cloud.pod("follow", "--restarts=1")
+  assert done.returncode == 0, done.stderr
+  assert not {"create", "delete", "start"} & set(cloud.asked())
+
+
+@pytest.mark.parametrize(
+  "gone", [MISSING, "echo PREEMPTED", "echo TERMINATED", "echo SUSPENDED"]
+)
+def test_a_slice_that_was_taken_away_is_made_anew(cloud, gone):
+  cloud.answers(
+    codes=["exit 255", "echo 0"], state=[gone], queued=["exit 1", "echo ACTIVE"]
+  )
+  done = cloud.pod("follow")
+  assert done.returncode == 0, done.stderr
+  made = [a for a in cloud.asked() if a not in ("codes", "tail", "state")]
+  remade = "delete create queued queued scp tar install start"
+  assert made == remade.split()
+
+
+def test_an_install_that_fails_is_tried_again(cloud):
+  cloud.answers(
+    codes=["exit 255", "exit 1", "echo 0"],
+    state=["echo PREEMPTED", "echo READY"],
+    install=["exit 1", "true"],
+  )
+  done = cloud.pod("follow")
+  assert done.returncode == 0, done.stderr
+  assert cloud.asked().count("create") == 1
+  assert cloud.asked().count("install") == 2
+  assert cloud.asked().count("start") == 1
+
+
+@pytest.mark.parametrize(
+  "then, starts",
+  [
+    (["printf '75\\nrunning\\n'"], 2),  # one waits for the other
+    (["echo running"], 1),  # only the answer was lost
+    (["exit 255", "echo running"], 1),
+  ],
+)
+def test_a_start_that_fails_is_tried_again(cloud, then, starts):
+  cloud.answers(codes=["echo 75", *then, "echo 0"], start=["exit 1", "true"])
+  done = cloud.pod("follow")
+  assert done.returncode == 0, done.stderr
+  assert cloud.asked().count("start") == starts
+
+
+@pytest.mark.parametrize(
+  "codes", ["echo running", "printf '0\\nrunning\\n'", "echo 0; exit 255"]
+)
+def test_a_healthy_run_is_not_started_again(cloud, codes):
+  cloud.answers(codes=[codes] * 5 + ["echo 0"])
+  done = cloud.pod("follow", "--restarts=1")
+  assert done.returncode == 0, done.stderr
+  assert not {"create", "start"} & set(cloud.asked())
+
+
+@pytest.mark.parametrize("code", ["75", "gone"])
+def test_hosts_that_ended_start_again(cloud, code):
+  cloud.answers(codes=[f"printf '75\\n{code}\\n'", "echo 0"])
+  done = cloud.pod("follow")
+  assert done.returncode == 0, done.stderr
+  assert cloud.asked().count("start") == 1
+  assert "create" not in cloud.asked()
+
+
+def test_a_host_that_hangs_holds_the_others_up_for_a_while(cloud):
+  cloud.answers(codes=["printf '75\\nrunning\\n'"] * 11 + ["echo 0"])
+  done = cloud.pod("follow")
+  assert done.returncode == 0, done.stderr
+  assert cloud.asked().count("start") == 1
+  assert cloud.asked().count("codes") == 12
+
+
+@pytest.mark.parametrize(
+  "files, says",
+  [
+    ({"run.pid": DEAD, "run.code": "75\n"}, "1 75"),
+    ({"run.pid": DEAD}, "1 gone"),
+    ({}, "1 gone"),
+  ],
+)
+def test_what_a_host_says(cloud, files, says):
+  for name, text in files.items():
+    (cloud.checkout / name).write_text(text)
+  cloud.answers(codes=[ON_HOST])
+  done = cloud.pod("follow", "--restarts=0")
+  assert f"The hosts say: {says}\n" in done.stderr
+
+
+def test_a_host_that_runs_says_so(cloud):
+  with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+    (cloud.checkout / "run.pid").write_text(str(process.pid))
+    cloud.answers(codes=[ON_HOST, "echo 0"])
+    done = cloud.pod("follow")
+    process.kill()
+  assert "The hosts say: 1 running\n" in done.stderr
+
+
+def test_giving_up_says_that_the_slice_exists(cloud):
+  cloud.answers(codes=["echo 75"])
+  done = cloud.pod("follow", "--restarts=2", "--zone=z")
+  assert done.returncode == 2
+  assert cloud.asked().count("start") == 2
+  assert "did not end within 3 starts" in done.stderr
+  assert "still exists" in done.stderr
+  assert (
+    "gcloud compute tpus queued-resources delete pod --zone=z --force --quiet"
+    in done.stderr
+  )
+
+
+def test_a_failure_of_the_program_is_not_mended(cloud):
+  cloud.answers(codes=["printf '1\\n75\\n'"])
+  done = cloud.pod("follow")
+  assert done.returncode == 2
+  assert "The run failed" in done.stderr
+  assert "start" not in cloud.asked()
+
+
 def test_create_outlasts_a_describe_that_fails(cloud):
   cloud.answers(queued=["exit 1", "echo PROVISIONING", "echo ACTIVE"])
   done = cloud.pod("create")
