@@ -4,18 +4,19 @@
 #   scripts/run_host.sh python -m grounded_jax.main --config=... --workdir=...
 #
 # Ends with the code of the process, or with 75, which asks for a start of all
-# hosts anew, where jax has ended it because another process was lost.  With
-# CODE_FILE set the code is written there too, once it has ended.
+# hosts anew, where jax has ended it because another process was lost.  Ctrl-C
+# and SIGTERM have the run save and end with 75.  With CODE_FILE set the code is
+# written there too, once it has ended.
 set -u
 
 "$@" &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM
-trap 'kill -INT "$child" 2>/dev/null' INT
-wait "$child"
-code=$?
+# bash has the child ignore SIGINT, so Ctrl-C comes to it as SIGTERM.
+trap 'told=1; kill -TERM "$child" 2>/dev/null' TERM INT
 # A signal to this script ends the wait, not the child.
-while kill -0 "$child" 2>/dev/null; do
+told=1
+while [ -n "$told" ]; do
+  told=""
   wait "$child"
   code=$?
 done

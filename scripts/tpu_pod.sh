@@ -21,7 +21,9 @@
 #   --dry-run                  print every command, run none
 #   --steps=create,install,start,follow,copy,delete   only these of them
 #
-# Needs gcloud, signed in, and a service account that may use the bucket.
+# Needs gcloud, signed in, and a service account that may use the bucket.  The
+# hosts, of any Ubuntu, reach the internet: uv (astral.sh) makes .venv of their
+# Python 3.11 or 3.12, or of one that it downloads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,6 +62,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$name" ] || fail "tpu_pod.sh needs a NAME for the slice."
 [ $# -gt 0 ] || fail "tpu_pod.sh needs the run's options after --."
+bucket="${bucket%/}"
 [[ "$bucket" == gs://?* ]] || fail "tpu_pod.sh needs --bucket=gs://BUCKET/DIR."
 [[ "$restarts" =~ ^[0-9]+$ ]] || fail "--restarts=$restarts is no number."
 for step in ${steps//,/ }; do
@@ -69,49 +72,66 @@ for step in ${steps//,/ }; do
   esac
 done
 
+for word in "$@"; do
+  case "$word" in
+    --workdir | --workdir=* | -workdir | -workdir=*)
+      fail "--workdir is that of --bucket and NAME; leave it out."
+      ;;
+  esac
+done
+
 place=(${project:+--project="$project"} ${zone:+--zone="$zone"})
+deletion=(gcloud compute tpus queued-resources delete "$name" "${place[@]}"
+  --force --quiet)
+missed="" # install or start, where the last one failed
 
 # Prints a command as a shell takes it, and runs it unless --dry-run.
+exec 3>&2 # people read it, also where 2>&1 takes what the command says
 run() {
-  printf '+' >&2
-  printf ' %q' "$@" >&2
-  printf '\n' >&2
+  printf '+' >&3
+  printf ' %q' "$@" >&3
+  printf '\n' >&3
   if [ -z "$dry" ]; then "$@"; fi
 }
 
-# A command in the checkout on one host, or on all.
+# A command in the checkout on one host, or on all; a dead connection ends it.
 on() {
   run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker="$1" \
-    --command="cd grounded_jax && $2"
+    --ssh-flag=-oServerAliveInterval=30 --command="cd grounded_jax || exit; $2"
 }
 
 create() {
   run gcloud compute tpus queued-resources create "$name" "${place[@]}" \
     --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" \
-    ${spot:+--spot}
+    ${spot:+--spot} || return
   while :; do
     state=$(run gcloud compute tpus queued-resources describe "$name" \
-      "${place[@]}" --format='value(state.state)')
+      "${place[@]}" --format='value(state.state)' || true)
     if [ -n "$dry" ]; then break; fi
-    printf '%s is %s\n' "$name" "$state" >&2
+    printf '%s is %s\n' "$name" "${state:-not to be reached}" >&2
     case "$state" in
       ACTIVE) break ;;
-      FAILED | SUSPENDED) fail "$name is $state: ask again, or elsewhere." ;;
+      FAILED | SUSPENDED)
+        printf '%s\n' "$name is $state: ask again, or elsewhere." >&2
+        return 1
+        ;;
     esac
     sleep 30
   done
 }
 
 install() {
-  archive=$(mktemp --suffix=.tar.gz)
-  run git archive --format=tar.gz --prefix=grounded_jax/ -o "$archive" HEAD
-  run gcloud compute tpus tpu-vm scp "$archive" "$name:grounded_jax.tar.gz" \
-    "${place[@]}" --worker=all
-  rm -f "$archive"
-  run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all \
-    --command="tar -xzf grounded_jax.tar.gz"
-  on all "python3 -m venv .venv && . .venv/bin/activate &&\
- pip install -q -c constraints.txt -e '.[tpu,gcs]'"
+  archive=$(mktemp --suffix=.tar.gz) &&
+    run git archive --format=tar.gz --prefix=grounded_jax/ -o "$archive" HEAD &&
+    run gcloud compute tpus tpu-vm scp "$archive" \
+      "$name:grounded_jax.tar.gz" "${place[@]}" --worker=all &&
+    rm -f "$archive" &&
+    run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all \
+      --command="tar -xzf grounded_jax.tar.gz" &&
+    on all "curl -LsSf https://astral.sh/uv/install.sh |\
+ UV_UNMANAGED_INSTALL=\$PWD/.uv sh &&\
+ .uv/uv venv -q --allow-existing --python '>=3.11,<3.13' .venv &&\
+ .uv/uv pip install -q -c constraints.txt -e '.[tpu,gcs]'"
 }
 
 start() {
@@ -124,35 +144,84 @@ start() {
  >run.log 2>&1 </dev/null & echo \$! >run.pid"
 }
 
+# The slice's state; NOT_FOUND where there is no slice, and nothing where the
+# cloud is not reached.
+slice() {
+  local said
+  if said=$(run gcloud compute tpus tpu-vm describe "$name" "${place[@]}" \
+    --format='value(state)' 2>&1); then
+    grep -xE '[A-Z_]+' <<<"$said" || true
+  elif [[ "$said" == *NOT_FOUND*"/nodes/$name'"* ]]; then
+    echo NOT_FOUND
+  else
+    printf '%s\n' "$said" >&2
+  fi
+}
+
+# How each host's process ended: its code, or gone where it left none; running;
+# lost for hosts that do not answer.
+codes() {
+  {
+    on all "cat run.code 2>/dev/null ||\
+ if kill -0 -- -\$(cat run.pid) 2>/dev/null; then echo running;\
+ else cat run.code 2>/dev/null || echo gone; fi" || echo lost
+  } | grep -xE '[0-9]+|running|gone|lost' || echo lost
+}
+
 follow() {
-  for attempt in $(seq 0 "$restarts"); do
-    on 0 "(until [ -f run.code ]; do sleep 5; done) &\
- tail --pid=\$! -n +1 -F run.log" || true
+  local starts=0 asks=0 lines=+1 codes state late
+  while :; do
+    if [ -z "$missed" ]; then
+      on 0 "tail --pid=\$(cat run.pid) -n $lines -F run.log" || true
+      lines=10
+    fi
     if [ -z "$dry" ]; then sleep 60; fi # the others end too
-    codes=$(on all "cat run.code 2>/dev/null || echo running" || echo lost)
+    codes=$(codes)
     if [ -n "$dry" ]; then return; fi
-    printf 'Hosts ended with: %s\n' "$(sort <<<"$codes" | uniq -c | xargs)" >&2
-    case "$(sort -u <<<"$codes" | grep -vx -e 75 -e lost -e running | xargs)" in
-      0) if ! grep -qv '^0$' <<<"$codes"; then return; fi ;;
-      "") ;; # none but those that a new start goes on from
-      *) fail "The run failed; run.log on the hosts says why." ;;
+    printf 'The hosts say: %s\n' "$(sort <<<"$codes" | uniq -c | xargs)" >&2
+    if ! grep -qvx 0 <<<"$codes"; then return; fi
+    if grep -qvxE '0|75|running|gone|lost' <<<"$codes"; then
+      fail "The run failed; run.log on the hosts says why."
+    fi
+
+    state=$(slice)
+    if [ -z "$missed" ]; then late="running|lost"; else late=lost; fi
+    case "$missed$state" in
+      READY | startREADY)
+        if ! grep -qxE '75|gone' <<<"$codes"; then
+          if ! grep -qx lost <<<"$codes"; then missed=""; fi
+          asks=0
+          continue
+        fi
+        # Hosts answer again, and processes end, within minutes or never; where
+        # a start has failed on some hosts, those of the others wait for them.
+        asks=$((asks + 1))
+        if [ "$asks" -le 10 ] && grep -qxE "$late" <<<"$codes"; then
+          continue
+        fi
+        ;;
+      *READY | *PREEMPTED | *TERMINATED | *SUSPENDED | *NOT_FOUND) ;;
+      *) continue ;;
     esac
-    if [ "$(sort -u <<<"$codes")" = running ]; then continue; fi # ssh dropped
-    if [ "$attempt" -lt "$restarts" ]; then again "$@"; fi
+    if [ "$starts" -ge "$restarts" ]; then
+      fail "The run did not end within $((restarts + 1)) starts."
+    fi
+    starts=$((starts + 1)) asks=0 lines=+1
+    again "$state" "$@" || true
   done
-  fail "The run did not end within $((restarts + 1)) starts."
 }
 
 # Starts the run once more, on a new slice where this one was taken away.
 again() {
-  state=$(run gcloud compute tpus tpu-vm describe "$name" "${place[@]}" \
-    --format='value(state)' || true)
-  if [ "$state" != READY ]; then
+  if [ "$1" != READY ]; then
     delete || true
-    create
-    install
+    create || return
+    missed=install
   fi
-  start "$@"
+  if [ "$missed" = install ]; then install || return; fi
+  missed=start
+  start "${@:2}" || return
+  missed=""
 }
 
 copy() {
@@ -161,10 +230,18 @@ copy() {
 }
 
 delete() {
-  run gcloud compute tpus queued-resources delete "$name" "${place[@]}" \
-    --force --quiet
+  run "${deletion[@]}"
 }
 
+leave() {
+  if [ "$?" -ne 0 ]; then
+    printf '%s, if it was created, still exists; this deletes it:\n ' "$name"
+    printf ' %q' "${deletion[@]}"
+    printf '\n'
+  fi >&2
+}
+
+trap leave EXIT
 for step in ${steps//,/ }; do
   if [ "$step" = delete ] && [ -n "$keep" ]; then continue; fi
   "$step" "$@"
