@@ -609,6 +609,11 @@ class SFT:
     _positive(self, "group")
     _within(self, "pack", "max_len", "passages", "recitals")
     _within(self, "mixed", high=1)
+    if self.demonstrations == "gold" and self.group > 3:
+      raise UserError(
+        f"sft.group={self.group}: gold demonstrations of a prompt differ in"
+        " their think part, which is worded in 3 ways: set at most 3."
+      )
     if self.recitals >= self.group:
       raise UserError(
         f"sft.recitals={self.recitals} must be below sft.group={self.group}."
@@ -715,12 +720,14 @@ class Stage:
   objective: str = "grpo"  # grpo, sft, dpo
   steps: int = 100  # optimiser rollouts (grpo) or batches (sft, dpo)
   # Passes over the stage's prompts, in place of `steps`: as many steps as it
-  # takes to see each so many times; the last ones begin one more.  0 = `steps`.
+  # takes to see each so many times; the last ones begin one more.  Groups that
+  # are drawn anew (grpo.refill_rounds) count too.  0 = `steps`.
   epochs: int = 0
   records: str = ""  # its record files, as a source's path; "" = data.train's
   answerable: str = "any"  # which training records: any, only, even
   # Of the prompts drawn: a share, or START:END, which moves evenly over the
-  # stage's first prompts * steps prompts.  "" = as the records have it.
+  # stage's first prompts * steps prompts; those drawn anew (grpo.refill_rounds)
+  # count, so that it may end early.  "" = as the records have it.
   answerable_share: str = ""
   # The least reward of a completion that solves its prompt.  By the default
   # rewards 3.0 = a right refusal, or an answer with a gold that is well cited.
@@ -795,6 +802,11 @@ class Stage:
       )
 
   def _check_rows(self):
+    if self.path and self.records:
+      raise UserError(
+        f"{self.objective}.path={self.path!r} takes the place of records: leave"
+        f" the stage's records={self.records!r} empty."
+      )
     if self.path and self.answerable != "any":
       raise UserError(
         f"{self.objective}.path={self.path!r} names rows that do not state"

@@ -71,6 +71,11 @@ def _join(coordinator: str, processes: int, process_id: int | None) -> bool:
     return True
   try:
     jax.distributed.initialize(**waits)
+  except jax.errors.JaxRuntimeError as error:
+    raise UserError(
+      f"The processes of this pod did not find each other ({error}): start the"
+      " same command on every host."
+    ) from None
   except (ValueError, RuntimeError):
     # No pod; or jax has computed already, for a caller that is not a pod's.
     return False

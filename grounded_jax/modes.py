@@ -551,6 +551,11 @@ def prepare(output: str, splits: str, **options: Any) -> None:
     threshold=options.pop("threshold"),
     path=options.pop("verifier_path"),
   )
+  if judge.kind == "oracle":
+    raise UserError(
+      "--verifier=oracle knows the embedded world alone: use lexical, t5 or"
+      " classifier."
+    )
   for name in ("corpus", "questions", "held_out"):
     options[name] = tuple(filter(None, options[name].split(",")))
   found = prepare_lib.Options(splits=prepare_lib.shares(splits), **options)

@@ -131,6 +131,7 @@ def test_an_integer_is_a_float_but_not_the_reverse():
     ("stages.first.sft.micro", -4, "micro=-4 must be 0 or more"),
     ("stages.first.sft.max_new_tokens", 1, "max_new_tokens=1 must be 2"),
     ("stages.first.sft.pack", -1, "pack=-1 must be 0 or more"),
+    ("stages.first.sft.group", 4, "worded in 3 ways: set at most 3"),
     ("stages.first.dpo.micro", 3, "dpo.prompts=64 is not divisible by dpo.mic"),
     ("stages.first.dpo.beta", 0.0, "beta=0.0 must be greater than 0"),
     ("stages.first.epochs", -1, "epochs=-1 must be 0 or more"),
@@ -242,3 +243,10 @@ def test_a_judge_of_its_own_reward_is_refused_under_any_other_name(
   stage = config.Stage(name="one", rewards=rewards)
   with pytest.raises(config.UserError, match="rewarded by the judge"):
     config.Experiment(name="x", stages=(stage,), evals=(item,))
+
+
+def test_rows_and_records_are_not_both_stated():
+  with pytest.raises(UserError, match="records='b' empty"):
+    config.Stage(
+      name="a", objective="sft", sft=config.SFT(path="a"), records="b"
+    )

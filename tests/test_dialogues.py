@@ -189,3 +189,26 @@ def test_a_pair_follows_from_seed_and_example_and_prefers_the_demonstration():
   assert (
     preferences.make(odd, tags=False, refusal=prompts.REFUSAL, seed=0) == []
   )
+
+
+def test_a_pair_of_the_same_completion_twice_is_left_out(tmp_path, capsys):
+  same = {"prompt": "q", "chosen": "a", "rejected": "a"}
+  path = wrote(tmp_path / "rows.jsonl", same, same | {"rejected": "b"})
+  assert [row.id for row in dialogues.preferences(path)] == [f"{path} line 2"]
+  assert "1 of 2 pairs left out" in capsys.readouterr().err
+  with pytest.raises(UserError, match="holds no pair to learn from"):
+    dialogues.preferences(wrote(tmp_path / "more.jsonl", same))
+
+
+@pytest.mark.parametrize("read", ["demonstrations", "preferences"])
+def test_missing_and_empty_files_name_their_own_field(tmp_path, read):
+  reader = {
+    "demonstrations": dialogues.demonstrations,
+    "preferences": dialogues.preferences,
+  }[read]
+  field = {"demonstrations": "sft.path", "preferences": "dpo.path"}[read]
+  with pytest.raises(UserError, match=f"^{field}: .*none.jsonl does not exist"):
+    reader(str(tmp_path / "none.jsonl"))
+  (tmp_path / "empty.jsonl").write_text("")
+  with pytest.raises(UserError, match=f"^{field}=.* holds no row"):
+    reader(f"{tmp_path}/empty.jsonl,")

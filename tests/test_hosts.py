@@ -5,6 +5,7 @@ import signal
 import threading
 from concurrent import futures
 
+import jax
 import numpy as np
 import pytest
 
@@ -109,3 +110,28 @@ def test_every_pair_is_judged_by_one_process_and_known_to_all(monkeypatch):
   assert verdicts == [[len(a) > len(b) for a, b in pairs]] * 3
   assert sorted(sum(asked, [])) == sorted(pairs)
   assert [len(own) for own in asked] == [3, 3, 2]
+
+
+@pytest.mark.parametrize(
+  "error, expected",
+  [
+    (ValueError("coordinator_address should be defined."), False),
+    (RuntimeError("must be called before any JAX calls"), False),
+    (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED"), UserError),
+  ],
+)
+def test_a_pod_whose_hosts_do_not_meet_is_no_single_host(
+  error, expected, monkeypatch
+):
+  """Else each host would train alone, and write over the others."""
+
+  def initialize(**_):
+    raise error
+
+  monkeypatch.setattr(jax.distributed, "initialize", initialize)
+  if expected is False:
+    with distributed.together("", 0, None):
+      return
+  with pytest.raises(UserError, match="did not find each other"):
+    with distributed.together("", 0, None):
+      pass

@@ -402,6 +402,7 @@ PASSAGE = '{"title": "t", "text": "x y"}\n'
     (PASSAGE, GOOD, ["--dense_model=x"], "--dense_model is for"),
     (PASSAGE, GOOD, ["--retriever=dense"], "needs --dense_model"),
     (PASSAGE, GOOD, ["--retriever=x"], "--retriever=x"),
+    (PASSAGE, GOOD, ["--verifier=oracle"], "knows the embedded world alone"),
   ],
 )
 def test_a_mistake_ends_with_one_sentence(

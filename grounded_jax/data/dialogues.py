@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from grounded_jax import log
 from grounded_jax.data import parsing, reading
 from grounded_jax.records import Dialogue, UserError, absence
 
@@ -39,7 +40,7 @@ def demonstrations(path: str) -> tuple[Dialogue, ...]:
 
 
 def preferences(path: str) -> tuple[Dialogue, ...]:
-  """The pairs of files: each prompt with (chosen, rejected).
+  """The pairs of files, each prompt with (chosen, rejected), that differ.
 
   Args:
     path: files, comma-separated.
@@ -47,7 +48,16 @@ def preferences(path: str) -> tuple[Dialogue, ...]:
   Raises:
     UserError: a file is missing, or a row is not such a pair.
   """
-  return _each("dpo.path", path, _preference)
+  found = _each("dpo.path", path, _preference)
+  differ = tuple(row for row in found if len(set(row.completions)) > 1)
+  if len(differ) < len(found):
+    log.say(
+      f"{path}: {len(found) - len(differ)} of {len(found)} pairs left out: what"
+      " is chosen is what is rejected."
+    )
+  if not differ:
+    raise UserError(f"dpo.path={path} holds no pair to learn from.")
+  return differ
 
 
 def _each(
