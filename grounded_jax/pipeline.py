@@ -24,7 +24,8 @@ _MULTIPLE = 64
 
 def render(example: Example, tokenizer: Tokenizer, data: config.Data) -> str:
   """The prompt as text, special tokens of a chat template spelled out."""
-  return prompts.render(data, example, tokenizer.chat)
+  written = prompts.render(data, example, tokenizer.chat)
+  return written if data.chat else tokenizer.start + written
 
 
 def prefill(tokenizer: Tokenizer, data: config.Data) -> str:

@@ -30,6 +30,7 @@ class Tokenizer(Protocol):
   eos: tuple[int, ...]  # any of these ends a completion
   pad: int  # fills arrays; never looked at
   vocab: int  # ids are below it; the model's vocabulary may be larger
+  start: str  # what a text without a template begins with: a BOS, or nothing
 
   def encode(self, text: str) -> list[int]:
     """The ids of `text`, no special token added (the text may hold some)."""
@@ -59,6 +60,7 @@ class Bytes:
   eos = (257,)
   pad = 258
   vocab = 259
+  start = ""
 
   def encode(self, text: str) -> list[int]:
     return list(text.encode("utf-8"))
@@ -97,6 +99,10 @@ class HuggingFace:
         " add eos_token to its tokenizer_config.json."
       )
     self.eos = tuple(ends)
+    # A base model wants the token that it was taught to start with.
+    first = inner.encode("", add_special_tokens=True)[:1]
+    starts = bool(first) and first[0] == inner.bos_token_id
+    self.start = inner.bos_token if starts else ""
     pad = inner.pad_token_id
     self.pad = self.eos[0] if pad is None else pad
 
@@ -110,10 +116,7 @@ class HuggingFace:
 
   def chat(self, messages: Messages, thinking: bool = True) -> str:
     if not self._inner.chat_template:
-      # A base model still wants the token it was taught to start with.
-      start = self._inner.encode("", add_special_tokens=True)[:1]
-      starts = bool(start) and start[0] == self._inner.bos_token_id
-      return (self._inner.bos_token if starts else "") + _plain(messages)
+      return self.start + _plain(messages)
     return self._render(messages, thinking)
 
   def prefill(self, thinking: bool = True) -> str:

@@ -212,7 +212,7 @@ def prompt(dialogue: Dialogue, tokenizer: Tokenizer, data: config.Data) -> str:
     {"role": role, "content": content} for role, content in dialogue.turns
   ]
   if not data.chat:
-    return "\n\n".join(turn["content"] for turn in turns)
+    return tokenizer.start + "\n\n".join(turn["content"] for turn in turns)
   try:
     return tokenizer.chat(turns, data.thinking)
   except UserError as error:

@@ -4,8 +4,8 @@ import json
 import pytest
 import tokenizers
 
-from grounded_jax import config, tokenizer
-from grounded_jax.records import UserError
+from grounded_jax import config, pipeline, tokenizer, written
+from grounded_jax.records import Dialogue, Doc, Example, UserError
 
 WORDS = ("<unk>", "<eos>", "<turn>", "hello", "world", "user", "assistant")
 TEMPLATE = (
@@ -82,6 +82,39 @@ def test_a_taught_completion_ends_as_the_template_ends_a_turn(
 
 def test_a_base_model_s_completion_ends_with_its_eos(tmp_path):
   assert save(tmp_path).end(chat=True) == 1
+
+
+@pytest.mark.parametrize("template", ["", TEMPLATE])
+def test_text_outside_a_template_begins_as_the_tokenizer_begins_it(
+  tmp_path, template
+):
+  save(tmp_path, TEMPLATE)
+  inner = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+  inner.post_processor = tokenizers.processors.TemplateProcessing(
+    single="<turn> $A", special_tokens=[("<turn>", 2)]
+  )
+  inner.save(str(tmp_path / "tokenizer.json"))
+  path = tmp_path / "tokenizer_config.json"
+  settings = json.loads(path.read_text()) | {"bos_token": "<turn>"}
+  path.write_text(json.dumps(settings | {"chat_template": template}))
+  got = tokenizer.load(config.Model(tokenizer=str(tmp_path)))
+  said = [{"role": "user", "content": "hello"}]
+  assert got.start == "<turn>"
+  assert got.chat(said).startswith("<turn>hello") == (not template)
+  data = config.Data(chat=False)
+  row = Dialogue(id="r", turns=(("user", "hello"),), completions=("world",))
+  ((made,), _) = written.of_dialogues([row], got, data)
+  assert got.encode(got.start + "hello") == made.prompt == [2, 3]
+  doc = Doc(title="", text="hello", answers_found=())
+  asked = Example(
+    id="e",
+    task="short",
+    question="hello",
+    docs=(doc,),
+    answers=(),
+    answerable=False,
+  )
+  assert pipeline.fit(asked, got, data)[1][0] == 2
 
 
 def test_an_open_think_of_the_template_is_a_prefill_a_closed_one_is_not(
