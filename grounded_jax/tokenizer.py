@@ -91,8 +91,8 @@ class HuggingFace:
     ends = dict.fromkeys(generation_eos)
     if inner.eos_token_id is not None:
       ends[inner.eos_token_id] = None
-    if inner.chat_template:
-      ends |= dict.fromkeys(self._turn_end())
+    self._turn = self._turn_end() if inner.chat_template else []
+    ends |= dict.fromkeys(self._turn)
     if not ends:
       raise UserError(
         f"The tokenizer {inner.name_or_path} names no end-of-sequence token:"
@@ -129,8 +129,8 @@ class HuggingFace:
     return tag + after if tag and CLOSE not in after else ""
 
   def end(self, chat: bool) -> int:
-    if chat and self._inner.chat_template and (turn := self._turn_end()):
-      return turn[0]
+    if chat and self._turn:
+      return self._turn[0]
     own = self._inner.eos_token_id
     return self.eos[0] if own is None else own
 

@@ -132,12 +132,14 @@ def of_examples(
     UserError: what is written does not go on where the template stops.
   """
   fitted, fits = pipeline.fit_all(examples, tokenizer, data)
+  prefill = pipeline.prefill(tokenizer, data)
   rows = [
     Row(
       name=example.id,
       prompt=ids,
       completions=[
-        _ended(example.id, text, tokenizer, data) for text in texts(example)
+        _ended(example.id, text, prefill, tokenizer, data)
+        for text in texts(example)
       ],
       dataset=example.dataset,
       answerable=example.answerable,
@@ -161,12 +163,13 @@ def of_dialogues(
     UserError: one does not go on where the template stops, or the template
       refuses it.
   """
+  prefill = pipeline.prefill(tokenizer, data)
   rows = [
     Row(
       name=dialogue.id,
       prompt=tokenizer.encode(prompt(dialogue, tokenizer, data)),
       completions=[
-        _ended(dialogue.id, text, tokenizer, data)
+        _ended(dialogue.id, text, prefill, tokenizer, data)
         for text in dialogue.completions
       ],
     )
@@ -188,13 +191,14 @@ def shown(
 ) -> dict[str, Any]:
   """A dialogue as the model sees it; lengths count what ends a completion."""
   written = prompt(dialogue, tokenizer, data)
+  prefill = pipeline.prefill(tokenizer, data)
   return {
     "id": dialogue.id,
     "tokens": len(tokenizer.encode(written)),
     "prompt": written,
     "completions": [
       {
-        "tokens": len(_ended(dialogue.id, text, tokenizer, data)),
+        "tokens": len(_ended(dialogue.id, text, prefill, tokenizer, data)),
         "text": text,
       }
       for text in dialogue.completions
@@ -220,10 +224,13 @@ def prompt(dialogue: Dialogue, tokenizer: Tokenizer, data: config.Data) -> str:
 
 
 def _ended(
-  name: str, text: str, tokenizer: Tokenizer, data: config.Data
+  name: str,
+  text: str,
+  prefill: str,
+  tokenizer: Tokenizer,
+  data: config.Data,
 ) -> list[int]:
-  """The ids of a completion from where the template stops, its end included."""
-  prefill = pipeline.prefill(tokenizer, data)
+  """The ids of a completion after its prefill, with what ends it."""
   opened = prefill.rstrip()
   if not text.startswith(opened):
     raise UserError(
