@@ -38,7 +38,12 @@ from grounded_jax import model as model_lib
 from grounded_jax.records import UserError
 
 # What the compiler's library would otherwise ask a server that is not there.
-_ALONE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+# Another process may hold the library: no chip is touched.
+_ALONE = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
