@@ -70,7 +70,7 @@ class Bytes:
 
   def chat(self, messages: Messages, thinking: bool = True) -> str:
     del thinking
-    return _plain(messages)
+    return plain(messages)
 
   def prefill(self, thinking: bool = True) -> str:
     del thinking
@@ -116,7 +116,7 @@ class HuggingFace:
 
   def chat(self, messages: Messages, thinking: bool = True) -> str:
     if not self._inner.chat_template:
-      return self.start + _plain(messages)
+      return self.start + plain(messages)
     return self._render(messages, thinking)
 
   def prefill(self, thinking: bool = True) -> str:
@@ -196,7 +196,8 @@ def _folded(messages: Messages) -> Messages:
   return [{"role": "user", "content": content}, *rest[1:]]
 
 
-def _plain(messages: Messages) -> str:
+def plain(messages: Messages) -> str:
+  """What the messages say, without a template."""
   return "\n\n".join(message["content"] for message in messages)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from grounded_jax import config, pipeline, types
 from grounded_jax.records import Dialogue, Example, UserError
-from grounded_jax.tokenizer import Tokenizer
+from grounded_jax.tokenizer import Tokenizer, plain
 
 _MULTIPLE = 16  # of an array's completion length
 
@@ -216,7 +216,7 @@ def prompt(dialogue: Dialogue, tokenizer: Tokenizer, data: config.Data) -> str:
     {"role": role, "content": content} for role, content in dialogue.turns
   ]
   if not data.chat:
-    return tokenizer.start + "\n\n".join(turn["content"] for turn in turns)
+    return tokenizer.start + plain(turns)
   try:
     return tokenizer.chat(turns, data.thinking)
   except UserError as error:
